@@ -1,0 +1,79 @@
+package config
+
+import "time"
+
+// Every default, once.
+
+// New is a configuration of defaults alone. It lacks what has none: routes,
+// an issuer.
+func New() *Config {
+	return &Config{
+		Listen:   "127.0.0.1:8080",
+		AuthPath: "/auth",
+		Data:     "./wsbouncer-data",
+		Database: "sqlite",
+		Bus:      "local",
+		Cookies:  Cookies{SameSite: "strict"},
+		Drain:    Duration(10 * time.Second),
+		Login:    Login{Password: Password{Enabled: true, MinLength: 15}},
+		Limits:   defaultLimits(),
+	}
+}
+
+func defaultLimits() Limits {
+	return Limits{
+		Connections:           100_000,
+		ConnectionsPerIP:      256,
+		ConnectionsPerSubject: 32,
+		Unauthenticated:       1000,
+		HandshakesPerIP:       Rate{PerSecond: 20, Burst: 60},
+		Logins: LoginRates{
+			PerIP:      Rate{PerSecond: 10.0 / 60, Burst: 10},
+			PerAccount: Rate{PerSecond: 5.0 / 60, Burst: 5},
+		},
+		HandshakeTimeout: Duration(10 * time.Second),
+		HeaderBytes:      16 << 10,
+		TokenBytes:       8 << 10,
+		QueryTokenTTL:    Duration(15 * time.Minute),
+		MessageBytes:     1 << 20,
+		MessageRate:      Rate{PerSecond: 200, Burst: 400},
+		ByteRate:         Rate{PerSecond: 4 << 20, Burst: 8 << 20},
+		IdleTimeout:      Duration(5 * time.Minute),
+		WriteTimeout:     Duration(30 * time.Second),
+		Lifetime:         Duration(24 * time.Hour),
+	}
+}
+
+// setDefaults lets a block that is present start from its defaults before it
+// is decoded.
+func (i *Issuer) setDefaults() {
+	*i = Issuer{
+		Audience:           "wsbouncer",
+		Algorithm:          "EdDSA",
+		AccessTTL:          Duration(5 * time.Minute),
+		RefreshTTL:         Duration(720 * time.Hour),
+		RefreshIdle:        Duration(168 * time.Hour),
+		RefreshGrace:       Duration(10 * time.Second),
+		SessionsPerSubject: 20,
+		KeyRotation:        Duration(720 * time.Hour),
+	}
+}
+
+func (t *Trust) setDefaults() {
+	*t = Trust{
+		Type:        "at+jwt",
+		ScopeClaim:  "scope",
+		Leeway:      Duration(10 * time.Second),
+		MaxLifetime: Duration(24 * time.Hour),
+	}
+}
+
+func (r *Route) setDefaults() {
+	*r = Route{
+		TokenFrom:   []string{"ticket", "header", "subprotocol", "query"},
+		Reject:      "http",
+		Extend:      "named",
+		Compression: "off",
+		UTF8:        "pass",
+	}
+}
