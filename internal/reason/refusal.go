@@ -1,6 +1,9 @@
 package reason
 
-import "net/http"
+import (
+	"net/http"
+	"strconv"
+)
 
 // A Refusal is one way a request or a handshake is refused. It is the error
 // strangers see: Detail says what to do and never what is inside.
@@ -50,9 +53,37 @@ func (r *Refusal) Needs(scope string) *Refusal {
 	return &c
 }
 
-// Problem is what httpx writes out (RFC 9457), and Header the headers with it.
+// Problem is what httpx writes out (RFC 9457).
 func (r *Refusal) Problem() (status int, code, detail string) {
 	return r.Status, r.Code, r.Detail
+}
+
+// ProblemHeader adds the headers that go with r: the challenge of RFC 6750
+// section 3 (without an error when no credential was sent), the pause of RFC
+// 9110 section 10.2.3, and the version we speak (RFC 6455 section 4.2.2).
+func (r *Refusal) ProblemHeader(h http.Header) {
+	switch {
+	case r.Code == TokenMissing.Code:
+		h.Set("WWW-Authenticate", "Bearer")
+	case r.Status == http.StatusUnauthorized:
+		h.Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+	case r.Code == InsufficientScope.Code:
+		challenge := `Bearer error="insufficient_scope"`
+		if r.Scope != "" {
+			challenge += `, scope="` + r.Scope + `"`
+		}
+		h.Set("WWW-Authenticate", challenge)
+	}
+	if r.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(r.RetryAfter))
+	}
+	switch r.Status {
+	case http.StatusUpgradeRequired:
+		h.Set("Upgrade", "websocket")
+		h.Set("Sec-WebSocket-Version", "13")
+	case http.StatusMethodNotAllowed:
+		h.Set("Allow", http.MethodGet)
+	}
 }
 
 // Every refusal of a handshake (contract section 5) and of the HTTP API.
