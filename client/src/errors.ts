@@ -1,0 +1,32 @@
+import type { ErrorCode } from "./codes.ts";
+
+/** Every promise of this package that fails, fails with this. */
+export class WsBouncerError extends Error {
+  override readonly name = "WsBouncerError";
+  /** Stable, for programs. */
+  readonly code: ErrorCode;
+  /** HTTP status of the answer; 0 when there was none. */
+  readonly status: number;
+  /** Seconds the server asks to wait, when it says. */
+  readonly retryAfter: number;
+
+  constructor(code: ErrorCode, message: string, status = 0, retryAfter = 0, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+
+  /** Whether nobody is logged in any more, as against something that may pass. */
+  get loggedOut(): boolean {
+    return this.status === 401 || this.code === "invalid_grant";
+  }
+
+  /** The close code a refusal stands for, as on routes with `reject: close`. */
+  get closeCode(): number {
+    if (this.loggedOut) return 3000;
+    if (this.status === 403) return 3003;
+    if (this.status === 429 || this.status >= 500) return 1013;
+    return this.status >= 400 ? 1008 : 1006;
+  }
+}

@@ -1,0 +1,48 @@
+import { WsBouncerError } from "./errors.ts";
+
+/** Milliseconds a call may take: a hung refresh would hold up every tab. */
+const timeout = 15_000;
+
+export type Call = <T>(path: string, body?: object, bearer?: string) => Promise<T>;
+
+/**
+ * Calls the HTTP API below `base`: POST with a body, else GET; JSON both ways.
+ * Without a bearer token the cookies speak.
+ */
+export function caller(base: string, fetcher: typeof fetch): Call {
+  return async <T>(path: string, body?: object, bearer?: string): Promise<T> => {
+    let response: Response;
+    try {
+      response = await fetcher(base + path, {
+        method: body ? "POST" : "GET",
+        headers: {
+          accept: "application/json",
+          ...(body && { "content-type": "application/json" }),
+          ...(bearer && { authorization: `Bearer ${bearer}` }),
+        },
+        ...(body && { body: JSON.stringify(body) }),
+        credentials: bearer ? "omit" : "include",
+        cache: "no-store",
+        redirect: "error",
+        signal: AbortSignal.timeout(timeout),
+      });
+    } catch (cause) {
+      throw new WsBouncerError("network", `${base} cannot be reached`, 0, 0, { cause });
+    }
+    const text = await response.text().catch(() => "");
+    let answer: any;
+    try {
+      answer = JSON.parse(text || "{}");
+    } catch (cause) {
+      if (response.ok) throw new WsBouncerError("unexpected", `${base}${path} did not answer in JSON`, response.status, 0, { cause });
+    }
+    if (response.ok) return answer as T;
+    // RFC 9457 problem details; the token endpoint speaks RFC 6749 section 5.2.
+    throw new WsBouncerError(
+      answer?.code ?? answer?.error ?? "unexpected",
+      answer?.detail ?? answer?.error_description ?? `${path} was answered ${response.status}`,
+      response.status,
+      Number(response.headers.get("retry-after")) || 0,
+    );
+  };
+}

@@ -1,0 +1,5 @@
+export { WsBouncer } from "./client.ts";
+export { WsBouncerError } from "./errors.ts";
+export type { Advice, ErrorCode } from "./codes.ts";
+export type { ReconnectingEvent, TokenEvent } from "./events.ts";
+export type { BouncedWebSocket, Options, Session, WsBouncerEventMap } from "./types.ts";
