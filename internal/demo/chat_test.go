@@ -235,14 +235,23 @@ func TestChatDropsWhoDoesNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	next(t, ann, "joined")
-	text := `{"type":"say","text":"` + strings.Repeat("ä", 1000) + `"}`
+	// Until the sockets' buffers and the queue are full.
+	text := `{"type":"say","text":"` + strings.Repeat("😀", 1000) + `"}`
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	go func() { // as fast as the chat takes them
-		for ann.Write(ctx, websocket.MessageText, []byte(text)) == nil {
+	for left := false; !left; {
+		send(t, ann, text)
+		for said := false; !said && !left; {
+			_, b, err := ann.Read(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var e event
+			if err := json.Unmarshal(b, &e); err != nil {
+				t.Fatal(err)
+			}
+			said = e.Type == "line"
+			left = e.Type == "left" && e.Who == "deaf"
 		}
-	}()
-	if l := next(t, ann, "left"); l.Who != "deaf" {
-		t.Fatalf("left %+v", l)
 	}
 }
