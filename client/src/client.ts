@@ -66,6 +66,8 @@ export class WsBouncer extends EventTarget {
   #unsure = false;
   /** How often the token was renewed, by whichever tab. */
   #renewals = 0;
+  /** How often in a row that failed. */
+  #failures = 0;
   #login: { key: string; session: Promise<Session> } | undefined;
   #asking: Promise<Session | null> | undefined;
   #refreshing: Promise<void> | undefined;
@@ -266,6 +268,7 @@ export class WsBouncer extends EventTarget {
 
   #renewed(expiresAt: number, named: readonly string[], extended: readonly string[], sessionId = ""): void {
     this.#renewals++;
+    this.#failures = 0;
     const renewAt = renewal(expiresAt);
     if (this.#known) {
       if (sessionId !== this.#known.id) this.#unsure = true;
@@ -306,12 +309,12 @@ export class WsBouncer extends EventTarget {
     try {
       await (this.#getToken ? this.#extend() : this.#renew());
     } catch (error) {
-      // Again after a while, as long as there is something to save.
+      // Again after a while, as long as there is something to save; the first
+      // time soon, for the server repeats a lost answer only for some seconds.
       const now = Date.now();
+      const wait = Math.max(1000 * 2 ** this.#failures++, ((error as WsBouncerError).retryAfter ?? 0) * 1000);
       for (const live of this.#live) {
-        if (live.renewAt > now) continue;
-        const wait = Math.max(1000, ((error as WsBouncerError).retryAfter ?? 0) * 1000, (live.expiresAt - now) / 4);
-        live.renewAt = live.expiresAt > now ? now + wait : Infinity;
+        if (live.renewAt <= now) live.renewAt = live.expiresAt > now ? now + wait : Infinity;
       }
     }
     this.#arm();

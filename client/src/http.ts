@@ -1,7 +1,10 @@
 import { WsBouncerError } from "./errors.ts";
 
-/** Milliseconds a call may take: a hung refresh would hold up every tab. */
-const timeout = 15_000;
+/**
+ * Milliseconds a call may take. A hung refresh holds up every tab; and less than
+ * the server's `refresh_grace`, so that one whose answer was lost can be repeated.
+ */
+const timeout = 8_000;
 
 export type Call = <T>(path: string, body?: object, bearer?: string) => Promise<T>;
 
@@ -24,6 +27,9 @@ export function caller(base: string, fetcher: typeof fetch): Call {
         credentials: bearer ? "omit" : "include",
         cache: "no-store",
         redirect: "error",
+        // Rotation must not be half done because the page is left. (With a
+        // preflight not every browser can.)
+        keepalive: base.startsWith(`${globalThis.location?.origin}/`),
         signal: AbortSignal.timeout(timeout),
       });
     } catch (cause) {

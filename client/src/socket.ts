@@ -50,7 +50,7 @@ const aborted: End = { code: 1006, reason: "", wasClean: false };
  * `connect()`, it comes back by itself; made by `auth.WebSocket`, it ends with
  * its first connection.
  */
-export class Socket extends EventTarget {
+export class Socket extends EventTarget implements WebSocket {
   static readonly CONNECTING = CONNECTING;
   static readonly OPEN = OPEN;
   static readonly CLOSING = CLOSING;
@@ -78,6 +78,7 @@ export class Socket extends EventTarget {
 
   constructor(host: Host, url: string | URL, protocols: string | string[], lasting: boolean) {
     super();
+    if (!host.WebSocket) throw new TypeError("There is no WebSocket here: give one as an option.");
     this.#host = host;
     this.#address = host.address(url);
     this.#protocols = typeof protocols === "string" ? [protocols] : [...protocols];

@@ -8,6 +8,9 @@ export type Message =
   | { type: "login"; sessionId: string }
   | { type: "logout" };
 
+/** Connections in one refresh: the server takes no more. */
+const mostNamed = 256;
+
 export class Tabs {
   readonly #id = Math.random().toString(36).slice(2);
   readonly #name: string;
@@ -22,7 +25,7 @@ export class Tabs {
     (this.#channel as { unref?: () => void }).unref?.(); // Node: must not keep a program alive
     this.#channel.onmessage = ({ data }: MessageEvent<Message>) => {
       if (data.type === "hello") this.#announce();
-      else if (data.type === "connections") this.#others.set(data.tab, data.cids);
+      else if (data.type === "connections") this.#set(data.tab, data.cids);
       else {
         if (data.type === "token") this.forget(data.named, data.extended);
         receive(data);
@@ -43,19 +46,20 @@ export class Tabs {
     this.#announce();
   }
 
-  /** Every live connection this tab knows of, its own first. */
+  /** Every live connection this tab knows of, its own first, as many as one request may name. */
   all(): string[] {
-    return [...new Set([...this.#own, ...[...this.#others.values()].flat()])];
+    return [...new Set([...this.#own, ...[...this.#others.values()].flat()])].slice(0, mostNamed);
   }
 
   /** What was named and not extended has ended: a crashed tab cannot say so itself. */
   forget(named: string[], extended: string[]): void {
     const gone = new Set(named.filter((cid) => !extended.includes(cid)));
-    for (const [tab, cids] of this.#others) {
-      const rest = cids.filter((cid) => !gone.has(cid));
-      if (rest.length) this.#others.set(tab, rest);
-      else this.#others.delete(tab);
-    }
+    for (const [tab, cids] of this.#others) this.#set(tab, cids.filter((cid) => !gone.has(cid)));
+  }
+
+  #set(tab: string, cids: string[]): void {
+    if (cids.length) this.#others.set(tab, cids);
+    else this.#others.delete(tab);
   }
 
   /** Runs one at a time among all tabs; where there are no Web Locks, each tab for itself. */
