@@ -1,0 +1,265 @@
+package wsbouncer
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"log/slog"
+	"math"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer/internal/httpx"
+	"github.com/wsbouncer/wsbouncer/internal/limit"
+	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/token"
+)
+
+// Admit decides about an opening handshake: its shape and target, Host, rate,
+// Origin, credential, token, revocations, scopes and the Authorizer, in this
+// order. Errors are a *Refusal, for errors.As. Where d takes a first message
+// and no other credential came, the Admission's Principal is nil: answer the
+// handshake, Track the connection, read the message and give its token to
+// AdmitToken.
+//
+// The connection is not bound to anything before Track.
+func (b *Bouncer) Admit(r *http.Request, d Demand) (*Admission, error) {
+	began := time.Now()
+	if b.draining.Load() {
+		return nil, reason.NotReady
+	}
+	if err := checkHandshake(r); err != nil {
+		return nil, err
+	}
+	if !b.hosts.Allowed(r.Host) {
+		return nil, reason.UnknownHost
+	}
+	ip := b.peers.Addr(r)
+	if ok, retry := b.handshakes.Allow(limit.IPKey(ip), began); !ok {
+		return nil, reason.TooManyHandshakes.After(int(math.Ceil(retry.Seconds())))
+	}
+	origin, present, err := httpx.RequestOrigin(r.Header)
+	if err != nil || present && !b.origins.Allowed(origin) {
+		return nil, reason.OriginDenied
+	}
+	c := carry(r, b.cookie)
+	if c.badList {
+		return nil, reason.BadHandshake.Because("Sec-WebSocket-Protocol is not a list of tokens.")
+	}
+	a := &Admission{
+		Protocols: c.protocols, IP: ip, Route: d.Route,
+		began: began, origin: origin, demand: d,
+	}
+	t, err := b.identify(r, a, &c)
+	if err != nil {
+		return nil, err
+	}
+	a.Request = c.strip(r)
+	if a.Connection == "" {
+		a.Connection = newID()
+	}
+	if t == nil {
+		return a, nil // a first message is to come
+	}
+	if err := b.permit(a, t); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// identify finds the credential and verifies it; nil means that a first
+// message is to come.
+func (b *Bouncer) identify(r *http.Request, a *Admission, c *carried) (*token.Token, error) {
+	enabled := a.demand.sources()
+	if b.tickets == nil {
+		enabled &^= inTicket
+	}
+	place, value, err := c.choose(enabled)
+	if err != nil {
+		return nil, err
+	}
+	if len(value) > b.limits.override(a.demand.Limits).TokenBytes {
+		return nil, reason.TokenTooLarge
+	}
+	switch place {
+	case 0:
+		if enabled&inFirstMessage != 0 {
+			return nil, nil
+		}
+		return nil, reason.TokenMissing
+	case inTicket:
+		return b.redeem(r, a, value)
+	case inCookie:
+		// A browser sends cookies whoever asks it to: only an Origin that was
+		// named tells our page from another (RFC 6455 §10.2).
+		if a.origin == "" || b.origins.Any() {
+			return nil, reason.OriginDenied
+		}
+	}
+	t, err := b.verify(r.Context(), value)
+	if err != nil {
+		return nil, err
+	}
+	if place == inQuery && time.Until(t.Expiry) > b.limits.override(a.demand.Limits).QueryTokenTTL {
+		return nil, reason.TokenLifetime.Because("A token in the URL may not live that long: send it in a header or a subprotocol, or ask for a ticket.")
+	}
+	a.Bearer = place == inSubprotocol
+	return t, nil
+}
+
+func (b *Bouncer) redeem(r *http.Request, a *Admission, ticket string) (*token.Token, error) {
+	if ticket == "" {
+		return nil, reason.TicketInvalid
+	}
+	path, _, _ := strings.Cut(target(r), "?")
+	t, cid, err := b.tickets.Redeem(r.Context(), ticket, path, a.origin)
+	if err != nil {
+		return nil, b.refusal(err, "redeeming a ticket")
+	}
+	if t == nil {
+		return nil, reason.TicketInvalid
+	}
+	if !time.Now().Before(t.Deadline()) {
+		return nil, reason.TokenExpired401
+	}
+	if err := b.usable(t); err != nil {
+		return nil, err
+	}
+	a.Connection = cid
+	return t, nil
+}
+
+// Verify verifies a token and asks whether it is revoked. Errors are a
+// *Refusal, for errors.As.
+func (b *Bouncer) Verify(ctx context.Context, raw string) (*token.Token, error) {
+	if len(raw) > b.limits.TokenBytes {
+		return nil, reason.TokenTooLarge
+	}
+	return b.verify(ctx, raw)
+}
+
+func (c *core) verify(ctx context.Context, raw string) (*token.Token, error) {
+	if raw == "" {
+		return nil, reason.TokenMalformed
+	}
+	t, err := c.verifier.Verify(ctx, raw)
+	if err != nil {
+		return nil, c.refusal(err, "verifying a token")
+	}
+	if t == nil {
+		return nil, c.refusal(errors.New("the verifier returned neither token nor error"), "verifying a token")
+	}
+	if err := c.usable(t); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// usable refuses what a signature does not tell.
+func (c *core) usable(t *token.Token) error {
+	if t.Binding != "" {
+		// No proof of possession is looked at, so the token must not work as a
+		// bearer token (RFC 9449 §7.2, RFC 8705 §3).
+		return reason.TokenBinding
+	}
+	if c.isRevoked(t) {
+		return reason.TokenRevoked401
+	}
+	return nil
+}
+
+// Revoked reports whether t has been revoked.
+func (b *Bouncer) Revoked(t *token.Token) bool { return b.isRevoked(t) }
+
+func (c *core) isRevoked(t *token.Token) bool {
+	return c.revoked.has(&bound{
+		issuer: t.Issuer, subject: t.Subject, session: t.Session, token: t.ID, key: t.KeyID, mark: markOf(t),
+	})
+}
+
+// permit asks whether t may open a's connection and makes it a's Principal.
+func (b *Bouncer) permit(a *Admission, t *token.Token) error {
+	var shared *life
+	if a.live != nil {
+		shared = a.live.life
+	}
+	p := principalOf(t, a.origin, shared)
+	r := a.Request.WithContext(context.WithValue(a.Request.Context(), principalKey{}, p))
+	if err := b.authorize(r.Context(), p, a.demand.Scopes, a.demand.Authorizer, r); err != nil {
+		return &refused{Refusal: err, who: p}
+	}
+	a.Principal, a.Request = p, r
+	return nil
+}
+
+// authorize is the route's judgement: at the handshake and at every refresh.
+func (c *core) authorize(ctx context.Context, p *Principal, scopes []string, auth Authorizer, r *http.Request) *Refusal {
+	if missing := p.missing(scopes); len(missing) > 0 {
+		return reason.InsufficientScope.Needs(strings.Join(scopes, " "))
+	}
+	if auth == nil {
+		return nil
+	}
+	err := auth.Authorize(ctx, p, r)
+	if err == nil {
+		return nil
+	}
+	var ref *Refusal
+	if errors.As(err, &ref) {
+		return ref
+	}
+	return reason.Forbidden
+}
+
+// AdmitToken gives a the token of its first message. On success a.Principal is
+// set: Track a once more.
+func (b *Bouncer) AdmitToken(ctx context.Context, a *Admission, raw string) error {
+	if a.Principal != nil || a.demand.sources()&inFirstMessage == 0 {
+		return reason.CredentialAmbiguous
+	}
+	if len(raw) > b.Limits(a.demand).TokenBytes {
+		return reason.TokenTooLarge
+	}
+	t, err := b.verify(ctx, raw)
+	if err != nil {
+		return err
+	}
+	return b.permit(a, t)
+}
+
+// refused is a Refusal of somebody who is known, for the observer.
+type refused struct {
+	*Refusal
+	who *Principal
+}
+
+func (r *refused) Unwrap() error { return r.Refusal }
+
+// refusal turns what a Verifier or Redeemer said into what strangers see.
+// Trouble of our own is never taken for permission.
+func (c *core) refusal(err error, doing string) *Refusal {
+	var ref *Refusal
+	if errors.As(err, &ref) {
+		return ref
+	}
+	var bad *token.Error
+	if errors.As(err, &bad) {
+		for _, ref := range reason.Refusals() {
+			if ref.Code == bad.Code {
+				return ref
+			}
+		}
+	}
+	c.log.Error("could not decide about a credential", slog.String("doing", doing), slog.Any("error", err))
+	return reason.NotReady
+}
+
+// newID is a connection's id: 128 random bits, so that nobody can name a
+// connection that is not theirs.
+func newID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}

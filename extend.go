@@ -1,0 +1,129 @@
+package wsbouncer
+
+import (
+	"context"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/token"
+)
+
+// Extend moves the deadline of the named connections to that of a newer token
+// of the same issuer, subject, session, client and key binding, and of those of
+// its session whose Demand says ExtendSession. Other names are passed over in
+// silence: whoever holds a token learns nothing about connections that are not
+// its own. Each route is evaluated again with the new claims; a connection that
+// no longer satisfies it ends with not_allowed. Nothing is ever shortened.
+// Errors are a *Refusal, for errors.As.
+func (b *Bouncer) Extend(ctx context.Context, raw string, cids ...string) (Extension, error) {
+	t, err := b.Verify(ctx, raw)
+	if err != nil {
+		return Extension{}, err
+	}
+	named := map[string]bool{}
+	var lives []*Live
+	for _, cid := range cids {
+		if l := b.registry.lookup(cid); l != nil && !named[cid] {
+			named[cid] = true
+			lives = append(lives, l)
+		}
+	}
+	if t.Session != "" {
+		b.registry.each(bySession, name{t.Issuer, t.Session}, func(l *Live) {
+			if l.extendSession && !named[l.id] {
+				named[l.id] = true
+				lives = append(lives, l)
+			}
+		})
+	}
+	x := Extension{ExpiresAt: t.Deadline()}
+	for _, l := range lives {
+		if _, err := l.refresh(ctx, t, false); err == nil {
+			x.Extended = append(x.Extended, l.id)
+		}
+	}
+	return x, nil
+}
+
+// Refresh moves the connection's deadline to that of a newer token that came
+// over the connection itself, and returns the deadline in force. A token of
+// somebody else, or one that no longer satisfies the route, ends the connection
+// with not_allowed. Errors are a *Refusal, for errors.As.
+func (l *Live) Refresh(ctx context.Context, raw string) (time.Time, error) {
+	if len(raw) > l.core.limits.TokenBytes {
+		return time.Time{}, reason.TokenTooLarge
+	}
+	t, err := l.core.verify(ctx, raw)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return l.refresh(ctx, t, true)
+}
+
+// refresh gives l a newer token. inBand: it came over l, so that a foreign one
+// is an attack on l and not merely a wrong name.
+func (l *Live) refresh(ctx context.Context, t *token.Token, inBand bool) (time.Time, error) {
+	l.binding.Lock()
+	defer l.binding.Unlock()
+	was := l.current.Load()
+	if was == nil {
+		return time.Time{}, reason.TokenMissing
+	}
+	p := principalOf(t, l.origin, l.life)
+	if !was.same(p) {
+		if inBand {
+			l.End(reason.NotAllowed)
+		}
+		return time.Time{}, reason.Forbidden
+	}
+	r := l.request
+	if r != nil {
+		r = r.WithContext(context.WithValue(ctx, principalKey{}, p))
+	}
+	if err := l.core.authorize(ctx, p, l.scopes, l.authorizer, r); err != nil {
+		if err.Code == reason.NotReady.Code {
+			return time.Time{}, err // our trouble, not theirs: the old deadline holds
+		}
+		l.End(reason.NotAllowed)
+		return time.Time{}, err
+	}
+	if p.mark.deadline <= was.mark.deadline {
+		return l.ExpiresAt(), nil
+	}
+	return l.rebind(was, p)
+}
+
+// rebind puts p in the place of was: indexed first, then asked about, as in
+// Track. The token that opened the connection stays bound to it.
+func (l *Live) rebind(was, p *Principal) (time.Time, error) {
+	if l.isReleased() {
+		return time.Time{}, reason.TokenRevoked401
+	}
+	if was != l.opening {
+		l.core.registry.remove(byCurrent, l, name{was.Issuer, was.TokenID})
+	}
+	l.current.Store(p)
+	l.core.registry.add(byCurrent, l, name{p.Issuer, p.TokenID}, nil)
+	if err := l.ask(); err != nil {
+		l.End(reason.TokenRevoked)
+		return time.Time{}, err
+	}
+	l.mu.Lock()
+	if l.state == ended {
+		why := l.reason
+		l.mu.Unlock()
+		return time.Time{}, refusalFor(why)
+	}
+	l.life.expires.Store(min(p.mark.deadline, l.latest))
+	l.mu.Unlock()
+	l.schedule()
+	e := l.event("extended")
+	l.core.observe(e)
+	return l.ExpiresAt(), nil
+}
+
+func (l *Live) isReleased() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.released
+}

@@ -1,0 +1,113 @@
+package wsbouncer
+
+import (
+	"crypto/tls"
+	"net"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer/internal/frame"
+)
+
+// End decides that the connection ends: from here on nothing is read for the
+// handler, and nothing written but the rest of the frame under way. What takes
+// time is done by finish, which Shutdown waits for through the registry.
+func (g *guard) End(why Reason) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ending.Store(&why)
+	if g.conn == nil || g.closed {
+		return // attach or whoever closed it does the rest
+	}
+	past := time.Unix(1, 0)
+	_ = g.conn.SetReadDeadline(past)
+	if why.Cut {
+		_ = g.conn.SetWriteDeadline(past)
+	} else {
+		_ = g.conn.SetWriteDeadline(time.Now().Add(farewell))
+	}
+	go g.finish(why)
+}
+
+// finish ends the connection in order: the frame under way, our close frame,
+// the client's answer, each as far as farewell allows.
+func (g *guard) finish(why Reason) {
+	defer g.hangUp(why)
+	until := time.Now().Add(farewell)
+	g.bouncer.wheel.Stop(&g.timer)
+	g.wmu.Lock() // held by a Write for at most as long as the deadline End set
+	if !why.Cut && g.out.phase == inFrames && !g.out.broken && !g.out.scanner.Between() {
+		g.wmu.Unlock()
+		wait := time.NewTimer(time.Until(until))
+		select {
+		case <-g.finishing:
+		case <-wait.C:
+		}
+		wait.Stop()
+		g.wmu.Lock()
+	}
+	if !g.sayGoodbye(why, until) {
+		g.wmu.Unlock()
+		cut(g.conn)
+		return
+	}
+	g.wmu.Unlock()
+	g.awaitAnswer(until.Add(farewell))
+}
+
+// sayGoodbye writes our close frame where one may stand. False means that it
+// could not. wmu is held; nothing is written after.
+func (g *guard) sayGoodbye(why Reason, until time.Time) bool {
+	o := &g.out
+	if o.phase != inFrames || o.broken || !o.scanner.Between() {
+		return false
+	}
+	o.broken = true
+	if o.scanner.Closed() {
+		return true // the handler said goodbye already
+	}
+	_ = g.conn.SetWriteDeadline(later(until, time.Now().Add(farewell)))
+	_, err := g.conn.Write(frame.AppendClose(nil, why.Code, why.Text, false))
+	return err == nil
+}
+
+// awaitAnswer reads until the client has closed too, so that our close frame is
+// not lost to a reset. The handler's reads no longer touch the connection.
+func (g *guard) awaitAnswer(until time.Time) {
+	g.rmu.Lock() // a Read under way was woken by End
+	s, held := g.in.scanner, g.in.held
+	g.rmu.Unlock()
+	if s.Closed() {
+		return
+	}
+	_ = g.conn.SetReadDeadline(until)
+	buf := make([]byte, 1024)
+	for read := 0; read < farewellBytes; {
+		k := copy(buf, held)
+		n, err := g.conn.Read(buf[k:])
+		read += n
+		rest := buf[:k+n]
+		for {
+			m, c, bad := s.Scan(rest)
+			rest = rest[m:]
+			if bad != nil || c.Op == 0 {
+				break
+			}
+			if c.Op == frame.Close {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+		held = append([]byte(nil), rest[:min(len(rest), frame.MaxControlFrame)]...)
+	}
+}
+
+// cut closes without another word; a TLS connection would say one, and wait
+// for room to say it.
+func cut(conn net.Conn) {
+	if t, ok := conn.(*tls.Conn); ok {
+		_ = t.NetConn().Close()
+	}
+	_ = conn.Close()
+}

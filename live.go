@@ -1,0 +1,400 @@
+package wsbouncer
+
+import (
+	"math"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer/internal/limit"
+	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/internal/wheel"
+)
+
+// A Live is one tracked connection: pending after Track, live after Open,
+// ended after End, gone after Release. Its methods are safe for concurrent use.
+// A hundred thousand of them are held at once, so every field counts.
+type Live struct {
+	// What the connection carried so far, in bytes of frames and in messages.
+	// Whoever moves them counts them.
+	ClientBytes, UpstreamBytes       atomic.Int64
+	ClientMessages, UpstreamMessages atomic.Int64
+
+	core       *core
+	id         string
+	ip         netip.Addr
+	origin     string
+	route      any
+	scopes     []string
+	authorizer Authorizer
+	request    *http.Request // for the authorizer; nil without one
+	began      int64         // of the handshake, Unix nanoseconds
+	latest     int64         // the end of its Lifetime, Unix nanoseconds
+	life       *life
+	timer      wheel.Timer
+
+	// opening and current are who it is, by the token that opened it and by
+	// the latest. current is written last and read first: nil is waiting.
+	opening *Principal
+	current atomic.Pointer[Principal]
+
+	links [indexes]link // under the locks of their lists
+
+	mu            sync.Mutex
+	state         state
+	reason        Reason // when ended
+	ender         Ender
+	binding       sync.Mutex // held while the indexes of l change; taken before mu
+	extendSession bool
+	opened        bool
+	released      bool
+}
+
+type state uint8
+
+const (
+	pending state = iota
+	live
+	ended
+)
+
+// Track registers a connection as pending and then asks whether its token has
+// been revoked: a revocation is in the set before it looks for connections, so
+// one of the two always sees the other. Limits per node, address and subject
+// are taken here and given back by Release. Errors are a *Refusal, for
+// errors.As; then nothing is registered.
+//
+// An Admission without a Principal waits for its first message, for
+// HandshakeTimeout; Track it again after AdmitToken, with the Ender that holds
+// from then on: the same Live is then pending.
+func (b *Bouncer) Track(a *Admission, e Ender) (*Live, error) {
+	b.run()
+	limits := b.Limits(a.demand)
+	l := a.live
+	if l == nil {
+		l = &Live{
+			core: b.core, id: a.Connection, ip: a.IP, origin: a.origin, route: a.Route,
+			scopes: a.demand.Scopes, authorizer: a.demand.Authorizer, extendSession: a.demand.ExtendSession,
+			ender: e, began: a.began.UnixNano(),
+		}
+		if a.Principal != nil {
+			l.life = a.Principal.life
+		} else {
+			l.life = &life{}
+		}
+		if err := b.enter(l, limits); err != nil {
+			return nil, err
+		}
+	}
+	if a.Principal == nil {
+		if err := b.wait(l, limits); err != nil {
+			l.Release(reason.Overloaded)
+			return nil, err
+		}
+		a.live = l
+		return l, nil
+	}
+	if err := b.bind(l, a, e, limits); err != nil {
+		l.Release(reason.Overloaded)
+		return nil, &refused{Refusal: err, who: a.Principal}
+	}
+	return l, nil
+}
+
+// enter takes l's place on the node and registers its id.
+func (c *core) enter(l *Live, limits Limits) error {
+	if n := c.registry.count.Add(1); n > int64(atMost(limits.Connections)) {
+		c.registry.count.Add(-1)
+		return reason.Overloaded503
+	}
+	if !c.perIP.Acquire(limit.IPKey(l.ip)) {
+		c.registry.count.Add(-1)
+		return reason.TooManyConns
+	}
+	if !c.registry.addID(l) {
+		// A ticket's id is used once; a second connection of that name would
+		// be reachable by neither.
+		c.perIP.Release(limit.IPKey(l.ip))
+		c.registry.count.Add(-1)
+		return reason.TicketInvalid
+	}
+	return nil
+}
+
+// wait gives l a place among those that have not said who they are.
+func (c *core) wait(l *Live, limits Limits) error {
+	evicted, ok := c.registry.waiting.enter(l, limit.IPKey(l.ip), c.limits.Unauthenticated, c.limits.UnauthenticatedPerIP, time.Now(), reason.Overloaded)
+	if evicted != nil {
+		evicted.tell(reason.Overloaded)
+	}
+	if !ok {
+		return reason.TooManyConns
+	}
+	if c.draining.Load() {
+		return reason.NotReady
+	}
+	l.life.expires.Store(time.Unix(0, l.began).Add(limits.HandshakeTimeout).UnixNano())
+	l.schedule()
+	return nil
+}
+
+// bind makes l who a says, indexes it, and only then asks whether it may be.
+func (c *core) bind(l *Live, a *Admission, e Ender, limits Limits) *Refusal {
+	l.binding.Lock()
+	defer l.binding.Unlock()
+	c.registry.waiting.leave(l)
+	p := a.Principal
+	l.mu.Lock()
+	if l.state == ended {
+		l.mu.Unlock()
+		return refusalFor(l.reason)
+	}
+	l.ender = e
+	l.opening = p
+	if l.authorizer != nil {
+		l.request = a.Request
+	}
+	l.latest = math.MaxInt64
+	if limits.Lifetime > 0 {
+		l.latest = time.Now().Add(limits.Lifetime).UnixNano()
+	}
+	l.life.expires.Store(min(p.mark.deadline, l.latest))
+	l.current.Store(p)
+	l.mu.Unlock()
+
+	var evicted *Live
+	ok := c.registry.add(bySubject, l, name{p.Issuer, p.Subject}, func(head *Live) (full bool) {
+		evicted, full = makeRoom(head, p, limits.ConnectionsPerSubject)
+		return full
+	})
+	if evicted != nil {
+		evicted.tell(reason.Overloaded)
+	}
+	if !ok {
+		return reason.TooManyConns
+	}
+	c.registry.add(byToken, l, name{p.Issuer, p.TokenID}, nil)
+	c.registry.add(bySession, l, name{p.Issuer, p.Session}, nil)
+	if err := l.ask(); err != nil {
+		return err
+	}
+	l.schedule()
+	return nil
+}
+
+// makeRoom says whether p's subject has too many connections. If one of p's
+// session may go for it, it is marked as ended.
+func makeRoom(head *Live, p *Principal, most int) (evicted *Live, full bool) {
+	if most < 0 {
+		return nil, false
+	}
+	n := 0
+	var oldest *Live
+	listed(head, bySubject, func(l *Live) {
+		if q := l.opening; q.Subject != p.Subject || q.Issuer != p.Issuer {
+			return
+		}
+		if _, over := l.Ended(); over {
+			return
+		}
+		n++
+		if oldest == nil && p.Session != "" && l.opening.Session == p.Session {
+			oldest = l
+		}
+	})
+	if n < most {
+		return nil, false
+	}
+	if oldest == nil {
+		return nil, true
+	}
+	if oldest.mark(reason.Overloaded) {
+		return oldest, false
+	}
+	return nil, false // it went by itself
+}
+
+// ask asks the revocation set and whether the node still admits, after l is
+// where Apply and Shutdown look for it.
+func (l *Live) ask() *Refusal {
+	current := l.current.Load()
+	for _, p := range [...]*Principal{current, l.opening} {
+		if b := p.bound(); l.core.revoked.has(&b) {
+			return reason.TokenRevoked401
+		}
+		if current == l.opening {
+			break
+		}
+	}
+	if l.core.draining.Load() {
+		return reason.NotReady
+	}
+	if why, over := l.Ended(); over {
+		return refusalFor(why)
+	}
+	return nil
+}
+
+// Open makes a pending connection live: call it when the connection is about to
+// be usable, after the upstream has accepted it and before the client is
+// answered. It asks once more whether the token has been revoked. Errors are a
+// *Refusal, for errors.As; then Release the connection.
+func (l *Live) Open() error {
+	p := l.current.Load()
+	if p == nil {
+		return reason.TokenMissing
+	}
+	if err := l.ask(); err != nil {
+		return &refused{Refusal: err, who: p}
+	}
+	l.mu.Lock()
+	if l.state == ended {
+		why := l.reason
+		l.mu.Unlock()
+		return &refused{Refusal: refusalFor(why), who: p}
+	}
+	l.state, l.opened = live, true
+	l.mu.Unlock()
+	l.core.observe(l.event("opened"))
+	return nil
+}
+
+// End ends the connection and reports whether it was not ended before. Its
+// Ender has been called when it returns.
+func (l *Live) End(why Reason) bool {
+	if !l.mark(why) {
+		return false
+	}
+	l.tell(why)
+	return true
+}
+
+// mark decides that the connection ends. It may be called under a list's lock;
+// whoever is told true must call tell after.
+func (l *Live) mark(why Reason) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state == ended {
+		return false
+	}
+	l.state, l.reason = ended, why
+	return true
+}
+
+func (l *Live) tell(why Reason) {
+	l.mu.Lock()
+	e, released := l.ender, l.released
+	l.mu.Unlock()
+	if e != nil && !released {
+		e.End(why)
+	}
+	l.life.end()
+}
+
+// Release tells that the connection is gone, and gives its places back. why
+// counts when nothing ended it before. It is idempotent.
+func (l *Live) Release(why Reason) {
+	l.mu.Lock()
+	if l.released {
+		l.mu.Unlock()
+		return
+	}
+	l.released = true
+	if l.state != ended {
+		l.state, l.reason = ended, why
+	}
+	l.ender = nil
+	opened := l.opened
+	l.mu.Unlock()
+
+	c := l.core
+	l.binding.Lock() // a Track or refresh under way arms and links once more
+	c.wheel.Stop(&l.timer)
+	c.registry.waiting.leave(l)
+	if p := l.opening; p != nil {
+		c.registry.remove(byToken, l, name{p.Issuer, p.TokenID})
+		c.registry.remove(bySession, l, name{p.Issuer, p.Session})
+		c.registry.remove(bySubject, l, name{p.Issuer, p.Subject})
+		if q := l.current.Load(); q != p {
+			c.registry.remove(byCurrent, l, name{q.Issuer, q.TokenID})
+		}
+	}
+	l.binding.Unlock()
+	c.registry.removeID(l)
+	c.perIP.Release(limit.IPKey(l.ip))
+	if c.registry.count.Add(-1) == 0 && c.draining.Load() {
+		select {
+		case c.quiet <- struct{}{}:
+		default:
+		}
+	}
+	l.life.end()
+	if opened {
+		c.observe(l.event("ended"))
+	}
+}
+
+// ID is the connection's id.
+func (l *Live) ID() string { return l.id }
+
+// Principal is who, by the latest token; nil while a first message is awaited.
+func (l *Live) Principal() *Principal { return l.current.Load() }
+
+// IP is the client's address.
+func (l *Live) IP() netip.Addr { return l.ip }
+
+// Origin is the handshake's.
+func (l *Live) Origin() string { return l.origin }
+
+// Route is the Demand's.
+func (l *Live) Route() any { return l.route }
+
+// Started is when the handshake came.
+func (l *Live) Started() time.Time { return time.Unix(0, l.began) }
+
+// ExpiresAt is when the connection ends unless a newer token moves it.
+func (l *Live) ExpiresAt() time.Time { return time.Unix(0, l.life.expires.Load()) }
+
+// Done is closed when the connection has ended.
+func (l *Live) Done() <-chan struct{} { return l.life.channel() }
+
+// Ended is how the connection ended, if it has.
+func (l *Live) Ended() (Reason, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reason, l.state == ended
+}
+
+func (l *Live) event(kind string) Event {
+	why, _ := l.Ended()
+	e := Event{
+		Kind: kind, Time: time.Now(), Route: l.route, CID: l.id, IP: l.ip, Origin: l.origin,
+		Reason: why,
+	}
+	e.Duration = e.Time.Sub(l.Started())
+	if p := l.current.Load(); p != nil {
+		e.Issuer, e.Subject, e.Session = p.Issuer, p.Subject, p.Session
+	}
+	return e
+}
+
+// refusalFor is what a handshake is told whose connection ended before it was
+// open.
+func refusalFor(why Reason) *Refusal {
+	switch why {
+	case reason.TokenExpired:
+		return reason.TokenExpired401
+	case reason.NotAllowed:
+		return reason.Forbidden
+	case reason.Restarting, reason.Stale:
+		return reason.NotReady
+	case reason.Overloaded:
+		return reason.TooManyConns
+	}
+	if why.Code == reason.CodeUnauthorized {
+		return reason.TokenRevoked401
+	}
+	return reason.Overloaded503
+}
