@@ -41,6 +41,7 @@ type Live struct {
 	current atomic.Pointer[Principal]
 
 	links [indexes]link // under the locks of their lists
+	waits bool          // is in registry.waiting, under its lock
 
 	mu            sync.Mutex
 	state         state

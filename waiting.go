@@ -44,6 +44,7 @@ func (w *waiting) enter(l *Live, ip netip.Prefix, total, perIP int, now time.Tim
 	}
 	w.perIP[ip]++
 	w.n++
+	l.waits = true
 	enlist(w.head, byCurrent, l)
 	if w.head == nil {
 		w.head = l
@@ -59,9 +60,10 @@ func (w *waiting) leave(l *Live) {
 }
 
 func (w *waiting) unlink(l *Live) {
-	if l.links[byCurrent].prev == nil {
+	if !l.waits {
 		return
 	}
+	l.waits = false
 	w.head = delist(w.head, byCurrent, l)
 	w.n--
 	ip := limit.IPKey(l.ip)
