@@ -60,7 +60,7 @@ func (c Cookies) Clear(w http.ResponseWriter) {
 }
 
 func (c Cookies) set(w http.ResponseWriter, name, path, value string, life time.Duration) error {
-	cookie := &http.Cookie{
+	cookie := &http.Cookie{ //nolint:gosec // Secure follows the public URL, SameSite the configuration
 		Name: name, Value: value, Path: path, MaxAge: int(life / time.Second),
 		HttpOnly: true, Secure: c.secure, SameSite: c.sameSite,
 	}

@@ -97,7 +97,7 @@ func TestPRX04HandlerTellsStrangersNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
 			w := httptest.NewRecorder()
-			httpx.Handler(slog.New(slog.NewTextHandler(&log, nil)), c.h).ServeHTTP(w, httptest.NewRequest("GET", "/x?token=s3cret", nil))
+			httpx.Handler(slog.New(slog.NewTextHandler(&log, nil)), c.h).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/x?token=s3cret", nil))
 			if p := readProblem(t, w); p.Code != c.code {
 				t.Errorf("code %s, want %s", p.Code, c.code)
 			}
@@ -164,14 +164,14 @@ func TestHosts(t *testing.T) {
 	}
 
 	w := httptest.NewRecorder()
-	r := httptest.NewRequest("GET", "http://evil.test/", nil)
+	r := httptest.NewRequest(http.MethodGet, "http://evil.test/", nil)
 	r.Header.Set("X-Forwarded-Host", "rt.example.com") // ORG-06: nobody's word
 	hosts.Middleware(http.NotFoundHandler()).ServeHTTP(w, r)
 	if p := readProblem(t, w); w.Code != 421 || p.Code != "unknown_host" {
 		t.Errorf("%d %s", w.Code, p.Code)
 	}
 	w = httptest.NewRecorder()
-	hosts.Middleware(http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequest("GET", "http://rt.example.com/", nil))
+	hosts.Middleware(http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://rt.example.com/", nil))
 	if w.Code != 404 {
 		t.Errorf("our own host: %d", w.Code)
 	}
@@ -179,7 +179,7 @@ func TestHosts(t *testing.T) {
 
 func TestCOK03CORSNeverReflectsStrangers(t *testing.T) {
 	called := false
-	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { called = true; w.WriteHeader(200) })
+	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { called = true; w.WriteHeader(http.StatusOK) })
 	const good, evil = "https://app.example.com", "https://evil.test"
 	listed, any := origins(t, good), origins(t, "*")
 	for name, c := range map[string]struct {
@@ -233,7 +233,7 @@ func TestCOK03CORSNeverReflectsStrangers(t *testing.T) {
 func TestCOK03SecureHeaders(t *testing.T) {
 	page := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Cache-Control", "max-age=300") })
 	w := httptest.NewRecorder()
-	httpx.Secure(page, true).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	httpx.Secure(page, true).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
 	h := w.Header()
 	if h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Referrer-Policy") != "no-referrer" ||
 		!strings.Contains(h.Get("Content-Security-Policy"), "frame-ancestors 'none'") || !strings.HasPrefix(h.Get("Strict-Transport-Security"), "max-age=") {
@@ -243,7 +243,7 @@ func TestCOK03SecureHeaders(t *testing.T) {
 		t.Error("a handler cannot make its answer cacheable")
 	}
 	w = httptest.NewRecorder()
-	httpx.Secure(http.NotFoundHandler(), false).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	httpx.Secure(http.NotFoundHandler(), false).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
 	if w.Header().Get("Strict-Transport-Security") != "" || w.Header().Get("Cache-Control") != "no-store" {
 		t.Errorf("headers over http: %v", w.Header())
 	}
@@ -272,7 +272,7 @@ func TestReadBody(t *testing.T) {
 		"broken off":       {http.Header{"Content-Type": {"application/json"}}, io.MultiReader(strings.NewReader("{"), errReader{}), 16, "body_unreadable"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := httptest.NewRequest("POST", "/", c.body)
+			r := httptest.NewRequest(http.MethodPost, "/", c.body)
 			r.Header, r.ContentLength = c.header, c.length
 			b, err := httpx.ReadBody(httptest.NewRecorder(), r, 16, "application/json")
 			if c.code == "" {
@@ -322,7 +322,7 @@ func TestCOK01Cookies(t *testing.T) {
 			}
 		}
 
-		r := httptest.NewRequest("GET", "/", nil)
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		if _, present, err := c.Access(r); present || err != nil {
 			t.Errorf("no cookie: %v %v", present, err)
 		}

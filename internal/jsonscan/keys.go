@@ -15,18 +15,18 @@ import (
 // is then the first of its bucket.
 type keySet struct {
 	seed    maphash.Seed // hashes cannot be chosen from outside
-	buckets []int32      // index into stack + 1; 0: empty
+	buckets []int        // index into stack + 1; 0: empty
 	stack   []key
-	level   int32
+	level   uint64
 	scratch []byte // keys as they are compared, where that is not as they came
 }
 
 type key struct {
 	hash   uint64
 	name   []byte
-	below  int32 // the next in the bucket, as in buckets
-	level  int32 // which of the open objects
-	bucket int32
+	below  int    // the next in the bucket, as in buckets
+	level  uint64 // which of the open objects
+	bucket uint64
 }
 
 const (
@@ -37,7 +37,7 @@ const (
 )
 
 func newKeySet() keySet {
-	return keySet{seed: maphash.MakeSeed(), buckets: make([]int32, buckets)}
+	return keySet{seed: maphash.MakeSeed(), buckets: make([]int, buckets)}
 }
 
 // open begins an object; the result is for close.
@@ -83,7 +83,7 @@ func (k *keySet) add(raw []byte, escaped, fold bool) (name []byte, fresh bool) {
 		compared = k.scratch[from:]
 	}
 	hash := maphash.Bytes(k.seed, compared)
-	bucket := int32((hash + uint64(k.level)*0x9E3779B97F4A7C15) >> 32 & (buckets - 1))
+	bucket := (hash + k.level*0x9E3779B97F4A7C15) >> 32 & (buckets - 1)
 	for i := k.buckets[bucket]; i != 0; i = k.stack[i-1].below {
 		other := &k.stack[i-1]
 		if other.hash == hash && other.level == k.level && bytes.Equal(other.name, compared) {
@@ -91,7 +91,7 @@ func (k *keySet) add(raw []byte, escaped, fold bool) (name []byte, fresh bool) {
 		}
 	}
 	k.stack = append(k.stack, key{hash: hash, name: compared, below: k.buckets[bucket], level: k.level, bucket: bucket})
-	k.buckets[bucket] = int32(len(k.stack))
+	k.buckets[bucket] = len(k.stack)
 	return name, true
 }
 
