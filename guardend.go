@@ -51,7 +51,7 @@ func (g *guard) finish(why Reason) {
 		return
 	}
 	g.wmu.Unlock()
-	g.awaitAnswer(until.Add(farewell))
+	g.awaitAnswer()
 }
 
 // sayGoodbye writes our close frame where one may stand. False means that it
@@ -70,37 +70,13 @@ func (g *guard) sayGoodbye(why Reason, until time.Time) bool {
 	return err == nil
 }
 
-// awaitAnswer reads until the client has closed too, so that our close frame is
-// not lost to a reset. The handler's reads no longer touch the connection.
-func (g *guard) awaitAnswer(until time.Time) {
+// awaitAnswer gives the client its time to answer our close frame. The
+// handler's reads no longer touch the connection.
+func (g *guard) awaitAnswer() {
 	g.rmu.Lock() // a Read under way was woken by End
 	s, held := g.in.scanner, g.in.held
 	g.rmu.Unlock()
-	if s.Closed() {
-		return
-	}
-	_ = g.conn.SetReadDeadline(until)
-	buf := make([]byte, 1024)
-	for read := 0; read < farewellBytes; {
-		k := copy(buf, held)
-		n, err := g.conn.Read(buf[k:])
-		read += n
-		rest := buf[:k+n]
-		for {
-			m, c, bad := s.Scan(rest)
-			rest = rest[m:]
-			if bad != nil || c.Op == 0 {
-				break
-			}
-			if c.Op == frame.Close {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-		held = append([]byte(nil), rest[:min(len(rest), frame.MaxControlFrame)]...)
-	}
+	awaitClose(g.conn, s, held)
 }
 
 // cut closes without another word; a TLS connection would say one, and wait

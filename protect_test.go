@@ -13,6 +13,7 @@ import (
 	"github.com/gobwas/ws"
 	"github.com/gobwas/ws/wsutil"
 	gorilla "github.com/gorilla/websocket"
+	"github.com/lxzan/gws"
 
 	"github.com/wsbouncer/wsbouncer"
 	"github.com/wsbouncer/wsbouncer/internal/frame"
@@ -112,6 +113,39 @@ var echoes = map[string]func(ended chan<- outcome) http.Handler{
 			}()
 		})
 	},
+}
+
+// gwsEcho is the event handler of lxzan/gws.
+type gwsEcho struct {
+	gws.BuiltinEventHandler
+	ended chan<- outcome
+}
+
+func (e *gwsEcho) OnMessage(c *gws.Conn, m *gws.Message) {
+	defer m.Close()
+	_ = c.WriteMessage(m.Opcode, m.Bytes())
+}
+
+func (e *gwsEcho) OnClose(_ *gws.Conn, err error) {
+	o := outcome{err: err}
+	if ce, ok := err.(*gws.CloseError); ok {
+		o.code = int(ce.Code)
+	}
+	e.ended <- o
+}
+
+func init() {
+	echoes["gws"] = func(ended chan<- outcome) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			up := gws.NewUpgrader(&gwsEcho{ended: ended}, nil)
+			c, err := up.Upgrade(w, r)
+			if err != nil {
+				ended <- outcome{err: err}
+				return
+			}
+			go c.ReadLoop()
+		})
+	}
 }
 
 // eachEcho runs f with every package, with and without TLS.

@@ -4,7 +4,6 @@ import (
 	"crypto/sha1" //nolint:gosec // RFC 6455 §4.2.2 demands it; nothing secret depends on it
 	"encoding/base64"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -87,15 +86,34 @@ func (b *Bouncer) refuseByClose(w http.ResponseWriter, r *http.Request, ref *Ref
 	}
 	_ = conn.SetDeadline(time.Now().Add(farewell))
 	if _, err := conn.Write(frame.AppendClose([]byte(head+"\r\n"), ref.CloseCode, ref.Code, false)); err == nil {
-		linger(conn)
+		awaitClose(conn, frame.NewScanner(frame.Options{FromClient: true}), nil)
 	}
 	return true
 }
 
-// linger reads until the peer closes, so that what it has not read yet is not
-// lost to a reset. Deadline and amount are bounded.
-func linger(conn net.Conn) {
-	_, _ = io.CopyN(io.Discard, conn, farewellBytes)
+// awaitClose reads until the peer has closed too, for at most farewell: a socket
+// closed over unread bytes is reset, and our close frame lost with it. The
+// scanner is where the client's frames are, held what was read beyond it.
+func awaitClose(conn net.Conn, s frame.Scanner, held []byte) {
+	_ = conn.SetReadDeadline(time.Now().Add(farewell))
+	buf := make([]byte, 1024)
+	for read := 0; read < farewellBytes && !s.Closed(); {
+		k := copy(buf, held)
+		n, err := conn.Read(buf[k:])
+		read += n
+		rest := buf[:k+n]
+		for {
+			m, c, bad := s.Scan(rest)
+			rest = rest[m:]
+			if bad != nil || c.Op == 0 || c.Op == frame.Close {
+				break
+			}
+		}
+		if err != nil {
+			return
+		}
+		held = append([]byte(nil), rest[:min(len(rest), frame.MaxControlFrame)]...)
+	}
 }
 
 // acceptKey is RFC 6455 §4.2.2, item 5.4.

@@ -14,8 +14,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/frame"
 )
 
-// patience is how long a Conn waits for anything before it fails its test.
-// Virtual time in a synctest bubble.
+// patience is how long a Conn waits for one frame before it fails its test.
 const patience = 10 * time.Minute
 
 // A Conn is the client's end of a WebSocket whose other end is a handler.
@@ -111,6 +110,24 @@ func (c *Conn) Closed() (code int, text string) {
 	}
 }
 
+// Ignore reads until the connection's close frame without answering pings, or
+// anything else, and returns how many pings came and what the close frame said.
+func (c *Conn) Ignore() (pings, code int, text string) {
+	c.t.Helper()
+	for {
+		switch h, payload := c.frame(); h.Op {
+		case frame.Ping:
+			pings++
+		case frame.Close:
+			n, text, err := frame.ParseClose(payload)
+			if err != nil {
+				c.t.Fatalf("bouncertest: close frame: %v", err)
+			}
+			return pings, int(n), text
+		}
+	}
+}
+
 // Close sends a close frame with this code and text, and hangs up.
 func (c *Conn) Close(code int, text string) {
 	c.t.Helper()
@@ -142,6 +159,7 @@ func (c *Conn) next() (op frame.Opcode, message []byte) {
 
 func (c *Conn) frame() (h frame.Header, payload []byte) {
 	c.t.Helper()
+	_ = c.conn.SetDeadline(time.Now().Add(patience))
 	var b []byte
 	for {
 		var n int
