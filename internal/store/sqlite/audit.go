@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 
@@ -57,20 +58,32 @@ func (s *Store) trim(ctx context.Context, stranger bool, keep int) error {
 	return err
 }
 
-// Events lists events with an id above after, in order, at most limit.
-func (s *Store) Events(ctx context.Context, after int64, limit int) ([]audit.Event, error) {
-	return many(ctx, s, func(row scanner) (e audit.Event, err error) {
-		var ip, detail string
-		if err := row.Scan(&e.ID, stamp{&e.Time}, &e.Type, &e.Issuer, &e.Subject, &e.Session, &e.Connection,
-			&ip, &e.Origin, &e.UserAgent, &e.Actor, &detail); err != nil {
+const eventColumns = `id, time, type, issuer, subject, session, connection, ip, origin, user_agent, actor, detail`
+
+func readEvent(row scanner) (e audit.Event, err error) {
+	var ip, detail string
+	if err := row.Scan(&e.ID, stamp{&e.Time}, &e.Type, &e.Issuer, &e.Subject, &e.Session, &e.Connection,
+		&ip, &e.Origin, &e.UserAgent, &e.Actor, &detail); err != nil {
+		return e, err
+	}
+	if ip != "" {
+		if e.IP, err = netip.ParseAddr(ip); err != nil {
 			return e, err
 		}
-		if ip != "" {
-			if e.IP, err = netip.ParseAddr(ip); err != nil {
-				return e, err
-			}
-		}
-		return e, json.Unmarshal([]byte(detail), &e.Detail)
-	}, `SELECT id, time, type, issuer, subject, session, connection, ip, origin, user_agent, actor, detail
-		FROM audit WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
+	}
+	return e, json.Unmarshal([]byte(detail), &e.Detail)
+}
+
+// Events lists events with an id above after, in order, at most limit.
+func (s *Store) Events(ctx context.Context, after int64, limit int) ([]audit.Event, error) {
+	return many(ctx, s, readEvent, `SELECT `+eventColumns+` FROM audit WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
+}
+
+// EventsBefore lists events with an id below before (0: any), newest first, at
+// most limit.
+func (s *Store) EventsBefore(ctx context.Context, before int64, limit int) ([]audit.Event, error) {
+	if before <= 0 {
+		before = math.MaxInt64
+	}
+	return many(ctx, s, readEvent, `SELECT `+eventColumns+` FROM audit WHERE id < ? ORDER BY id DESC LIMIT ?`, before, limit)
 }

@@ -228,4 +228,10 @@ func auditing(t *testing.T, s Store) {
 	if es := get(s.Events(ctx, 0, 1))(t); len(es) != 1 {
 		t.Errorf("%d events with limit 1", len(es))
 	}
+	if es := get(s.EventsBefore(ctx, 0, 1))(t); len(es) != 1 || es[0].Type != audit.LoginFailed {
+		t.Errorf("the newest event: %v", es)
+	}
+	if es := get(s.EventsBefore(ctx, es[1].ID, 10))(t); len(es) != 1 || es[0].Type != audit.RefreshReuse {
+		t.Errorf("events before the second: %v", es)
+	}
 }

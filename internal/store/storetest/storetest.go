@@ -17,7 +17,10 @@ type Store interface {
 	session.Store
 	account.Store
 	audit.Sink
+	// Events lists those above after in order, EventsBefore those below before
+	// (0: any) newest first.
 	Events(ctx context.Context, after int64, limit int) ([]audit.Event, error)
+	EventsBefore(ctx context.Context, before int64, limit int) ([]audit.Event, error)
 }
 
 // Run tests a database; open gives an empty one that is closed with t.
