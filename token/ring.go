@@ -58,9 +58,9 @@ type RingOptions struct {
 }
 
 var (
-	// ErrUnknownKey: the ring has no such key, or no longer.
+	// ErrUnknownKey is for a key that the ring does not have, or no longer.
 	ErrUnknownKey = errors.New("no such signing key")
-	// ErrTooSoon: the next key has not been published for long enough to sign.
+	// ErrTooSoon is for a next key that has not been published long enough to sign.
 	ErrTooSoon = errors.New("the next key has not been published long enough")
 )
 

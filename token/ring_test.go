@@ -349,9 +349,6 @@ func TestRingRefusesFilesItDoesNotUnderstand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var other token.RingOptions = o
-	other.Path = filepath.Join(t.TempDir(), "other")
-	openRing(t, other)
 	for name, content := range map[string]string{
 		"empty":         "",
 		"half":          string(good[:len(good)/2]),
