@@ -32,6 +32,9 @@ type Config struct {
 	// File is where the configuration was read from, empty for none. Relative
 	// paths in it have been made to start there.
 	File string `yaml:"-"`
+	// InsecureHTTP lets a listener that other machines reach do without TLS.
+	// No key sets it: wsbouncer dev does, when it is told to.
+	InsecureHTTP bool `yaml:"-"`
 
 	pos positions
 }

@@ -62,6 +62,15 @@ func Parse(src []byte, file string) (*Config, Problems, error) {
 	return c, warnings, nil
 }
 
+// Overlay reads YAML over a configuration made in the program, without
+// validating the whole.
+func Overlay(src []byte, c *Config) error {
+	if problems, _ := decode(src, c); len(problems) > 0 {
+		return problems
+	}
+	return nil
+}
+
 // Complete validates a configuration that was made in the program, and fills
 // in what follows from other values.
 func (c *Config) Complete() (warnings Problems, err error) {

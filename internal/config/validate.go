@@ -115,7 +115,7 @@ func (v *validator) listener() {
 	}
 	public := !isLoopback(u.Hostname())
 	switch {
-	case !c.Loopback() && c.TLS == nil && len(c.TrustedProxies) == 0:
+	case !c.Loopback() && c.TLS == nil && len(c.TrustedProxies) == 0 && !c.InsecureHTTP:
 		v.wrong("listen", "%s is reached from other machines, so it needs tls, or trusted_proxies that end TLS before it", c.Listen)
 	case c.Loopback() && public && len(c.TrustedProxies) == 0:
 		v.wrong("public_url", "clients of %s reach a loopback listener through a proxy: name it in trusted_proxies (127.0.0.1), or everybody would share one address", c.PublicURL)
@@ -309,8 +309,8 @@ func (v *validator) trustKeys(t *Trust, at string) {
 		v.wrong(at+".keys", "needs exactly one of file (a JWKS), pem, secret_file")
 	case mac && !secret:
 		v.wrong(at+".algorithms", "HS algorithms need a secret_file, never a public key")
-	case secret && public:
-		v.wrong(at+".algorithms", "with a secret_file only HS256, HS384 and HS512 can be used")
+	case secret && (public || len(t.Algorithms) > 1):
+		v.wrong(at+".algorithms", "with a secret_file it is exactly one of HS256, HS384, HS512: a secret is for one algorithm")
 	}
 }
 

@@ -1,0 +1,61 @@
+# The same commands here and in CI. `make dev` needs Go alone; `make test`
+# installs what the tests need.
+
+# net/http has known holes before 1.26.11; the module proxy has this toolchain.
+export GOTOOLCHAIN ?= go1.26.11
+
+GOLANGCI_LINT_VERSION := v2.15.0
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BIN     := bin/wsbouncer
+
+.PHONY: dev build test test-go test-wycheproof test-client test-browser lint bench fuzz tools
+
+dev: ## the whole product on loopback, with a demo chat
+	go run ./cmd/wsbouncer dev
+
+build:
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/wsbouncer
+
+test: tools test-client test-go test-wycheproof test-browser
+
+test-go:
+	go test -race -timeout 20m ./...
+
+test-wycheproof: ## the published JOSE vectors; a module of its own, because theirs asks for a newer Go
+	cd test/wycheproof && go test ./...
+
+test-client: client/node_modules
+	cd client && npm run lint && npm test
+	./client/check-built
+
+test-browser: build test/browser/node_modules
+	cd test/browser && npm test
+
+client/node_modules: client/package-lock.json
+	cd client && npm ci --no-audit --no-fund
+	@touch $@
+
+test/browser/node_modules: test/browser/package-lock.json client/node_modules
+	cd test/browser && npm ci --no-audit --no-fund
+	@touch $@
+
+lint:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt'd:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION) run ./...
+
+bench: build
+	go run ./bench
+
+# Each fuzz target for a short while; `make fuzz FUZZTIME=10m` for longer.
+FUZZTIME ?= 10s
+fuzz:
+	@grep -rln '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+		for f in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' "$$dir"/*_test.go | cut -c6-); do \
+			echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; \
+		done; \
+	done
+
+tools: ## what the tests need besides Go and Node: a browser
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }

@@ -1,0 +1,61 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// Files in the data folder.
+const (
+	databaseFile = "wsbouncer.db"
+	keysFile     = "keys.json"
+	lockFile     = "lock"
+	socketFile   = "admin.sock"
+)
+
+// dataFolder is the data folder while we hold its lock: one process at a time
+// owns the database, the keys and the admin socket.
+type dataFolder struct {
+	path string
+	lock *os.File
+}
+
+// errDataInUse says that another process holds the lock.
+var errDataInUse = errors.New("in use")
+
+func openData(path string) (*dataFolder, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		return nil, fmt.Errorf("data folder %s: other users may write to it (mode %o); chmod 700 it", path, info.Mode().Perm())
+	}
+	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("data folder %s is %w by another wsbouncer; commands talk to it through its admin socket", path, errDataInUse)
+		}
+		return nil, fmt.Errorf("locking data folder %s: %w", path, err)
+	}
+	return &dataFolder{path: path, lock: lock}, nil
+}
+
+func (d *dataFolder) file(name string) string { return filepath.Join(d.path, name) }
+
+// Close gives the lock back. The file stays: removing it would let two
+// processes lock two files of one name.
+func (d *dataFolder) Close() error { return d.lock.Close() }
+
+// SocketPath is the admin socket of a data folder.
+func SocketPath(data string) string { return filepath.Join(data, socketFile) }

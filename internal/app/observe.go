@@ -1,0 +1,90 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer"
+	"github.com/wsbouncer/wsbouncer/internal/telemetry"
+)
+
+// logRefusalsPerSecond and logConnectionsPerSecond bound what strangers, and
+// clients, can make us log; what is left out is counted and told.
+const (
+	logRefusalsPerSecond    = 50
+	logConnectionsPerSecond = 500
+)
+
+// observer turns the library's events into log lines and counters. It may not
+// block: lines of a kind beyond its bound are counted and not written.
+type observer struct {
+	refusals    *telemetry.Limited
+	connections *telemetry.Limited
+	counters
+}
+
+// counters are what status and stats show.
+type counters struct {
+	opened, refused, ended, extended, revocations atomic.Int64
+}
+
+func newObserver(log *slog.Logger) *observer {
+	return &observer{
+		refusals:    telemetry.NewLimited(log, logRefusalsPerSecond),
+		connections: telemetry.NewLimited(log, logConnectionsPerSecond),
+	}
+}
+
+// Observe implements wsbouncer.Observer.
+func (o *observer) Observe(e wsbouncer.Event) {
+	ctx := context.Background()
+	who := []slog.Attr{
+		slog.String("route", routeName(e.Route)), slog.String("connection", e.CID),
+		slog.String("issuer", e.Issuer), slog.String("subject", e.Subject), slog.String("session", e.Session),
+		slog.String("ip", addr(e)), slog.String("origin", e.Origin),
+	}
+	ms := slog.Float64("ms", float64(e.Duration.Microseconds())/1000)
+	switch e.Kind {
+	case "refused":
+		o.refused.Add(1)
+		attrs := append(who, ms)
+		if e.Refusal != nil {
+			attrs = append(attrs, slog.String("code", e.Refusal.Code), slog.Int("status", e.Refusal.Status))
+		}
+		o.refusals.Log(ctx, slog.LevelInfo, "refused", "handshake refused", attrs...)
+	case "opened":
+		o.opened.Add(1)
+		o.connections.Log(ctx, slog.LevelInfo, "opened", "connection opened", append(who, ms)...)
+	case "ended":
+		o.ended.Add(1)
+		o.connections.Log(ctx, slog.LevelInfo, "ended", "connection ended", append(who,
+			slog.Int("close_code", int(e.Reason.Code)), slog.String("reason", e.Reason.Text),
+			slog.String("lasted", e.Duration.Round(time.Millisecond).String()))...)
+	case "extended":
+		o.extended.Add(1)
+		o.connections.Log(ctx, slog.LevelInfo, "extended", "connection extended", who...)
+	case "revoked":
+		o.revocations.Add(1)
+		o.connections.Log(ctx, slog.LevelInfo, "revoked", "revocation applied",
+			slog.String("kind", e.Revocation.Kind), slog.String("issuer", e.Revocation.Issuer),
+			slog.String("value", e.Revocation.Value), slog.Int64("seq", e.Revocation.Seq),
+			slog.String("reason", e.Revocation.Reason.Text), slog.Int("closed", e.Closed), ms)
+	}
+}
+
+func addr(e wsbouncer.Event) string {
+	if !e.IP.IsValid() {
+		return ""
+	}
+	return e.IP.String()
+}
+
+func routeName(r any) string {
+	if r == nil {
+		return ""
+	}
+	return fmt.Sprint(r)
+}

@@ -1,0 +1,248 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer"
+	"github.com/wsbouncer/wsbouncer/internal/account"
+	"github.com/wsbouncer/wsbouncer/internal/adminapi"
+	"github.com/wsbouncer/wsbouncer/internal/audit"
+	"github.com/wsbouncer/wsbouncer/internal/authapi"
+	"github.com/wsbouncer/wsbouncer/internal/config"
+	"github.com/wsbouncer/wsbouncer/internal/gateway"
+	"github.com/wsbouncer/wsbouncer/internal/httpx"
+	"github.com/wsbouncer/wsbouncer/internal/limit"
+	"github.com/wsbouncer/wsbouncer/internal/session"
+	"github.com/wsbouncer/wsbouncer/token"
+)
+
+// maxOwnToken is the longest life of a token of our own, those that an
+// administrator issues included.
+const maxOwnToken = 24 * time.Hour
+
+// assertionLife is how long an assertion to an upstream is good.
+const assertionLife = 60 * time.Second
+
+// defaultRotation is how long a key signs where there is no issuer and the
+// key is for assertions alone.
+const defaultRotation = 720 * time.Hour
+
+// openIssuer opens keys, sessions and accounts. Keys are there without an
+// issuer too: assertions to upstreams are signed with them.
+func (a *App) openIssuer(p *plan) (err error) {
+	c := a.o.Config
+	keys := token.RingOptions{
+		Path: a.data.file(keysFile), Algorithm: "EdDSA", Rotation: defaultRotation, Overlap: maxOwnToken, Log: a.log,
+		OnRotate: a.keyRotated,
+	}
+	a.events = authapi.AuditFrom(a.store)
+	so := session.Options{
+		Store: a.store, Audit: a.events, Issuer: a.issuerName(),
+		Apply: func(rs ...wsbouncer.Revocation) int { return a.bouncer.Apply(rs...) },
+	}
+	if len(c.Trust) == 0 {
+		so.MaxTokenLife = maxOwnToken
+	}
+	if i := c.Issuer; i != nil {
+		keys.Algorithm, keys.Rotation = i.Algorithm, i.KeyRotation.D()
+		if a.account, err = a.openAccounts(); err != nil {
+			return err
+		}
+		so.Audience, so.AccessTTL, so.RefreshTTL, so.RefreshIdle = i.Audience, i.AccessTTL.D(), i.RefreshTTL.D(), i.RefreshIdle.D()
+		so.PerSubject, so.Accounts = i.SessionsPerSubject, a.account
+		so.RefreshGrace = i.RefreshGrace.D()
+		if so.RefreshGrace == 0 {
+			so.RefreshGrace = -1
+		}
+		so.Sign = func(t token.AccessToken) (string, error) { return a.ring.Sign(t) }
+	}
+	if a.ring, err = token.OpenRing(keys); err != nil {
+		return err
+	}
+	a.session = session.New(so)
+	a.trust, err = token.NewVerifier(token.Options{Issuers: a.issuers(p), MaxBytes: int(c.Limits.TokenBytes)})
+	return err
+}
+
+// keyRotated keeps a rotation by schedule in the audit trail.
+func (a *App) keyRotated(k token.KeyInfo) {
+	e := audit.Event{Type: audit.KeyRotated, Issuer: a.issuerName(), Actor: "schedule", Detail: map[string]string{"kid": k.ID}}
+	if err := a.events.Write(context.Background(), e); err != nil {
+		a.log.Error("writing the audit trail", "error", err)
+	}
+}
+
+func (a *App) openAccounts() (*account.Service, error) {
+	c := a.o.Config
+	o := account.Options{
+		Store: a.store, Audit: a.events, MinLength: c.Login.Password.MinLength,
+		Words:      []string{"wsbouncer", c.PublicURL.Hostname()},
+		PerAccount: limit.Rate(c.Limits.Logins.PerAccount), PerIP: limit.Rate(c.Limits.Logins.PerIP),
+	}
+	if name := c.Login.Password.Blocklist; name != "" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, config.Problems{c.At("login.password.blocklist", "%v", err)}
+		}
+		defer f.Close()
+		if o.Blocklist, err = account.ReadBlocklist(f); err != nil {
+			return nil, config.Problems{c.At("login.password.blocklist", "%v", err)}
+		}
+	}
+	return account.New(o), nil
+}
+
+// ownIssuer is our issuer's name, or "" without one.
+func (a *App) ownIssuer() string {
+	if i := a.o.Config.Issuer; i != nil {
+		return i.Name
+	}
+	return ""
+}
+
+// issuerName is who signs: our issuer, or the gateway by its public URL.
+func (a *App) issuerName() string {
+	if i := a.o.Config.Issuer; i != nil {
+		return i.Name
+	}
+	return a.o.Config.PublicURL.String()
+}
+
+// issuers are all whose tokens are accepted: ours first, then those trusted.
+func (a *App) issuers(p *plan) []token.Issuer {
+	i := a.o.Config.Issuer
+	if i == nil {
+		return p.trusted
+	}
+	own := token.Issuer{
+		Name: i.Name, Audience: i.Audience, Algorithms: []string{"EdDSA", "ES256", "RS256"}, Keys: a.ring,
+		ScopeClaim: "scope", MaxLifetime: maxOwnToken, Own: true,
+	}
+	return append([]token.Issuer{own}, p.trusted...)
+}
+
+// openBouncer builds the library's part and tells it what was revoked before.
+func (a *App) openBouncer(ctx context.Context, p *plan) (err error) {
+	c := a.o.Config
+	a.cookies = httpx.NewCookies(c.PublicURL.URL, c.AuthPath, sameSite(c.Cookies.SameSite))
+	a.bouncer, err = wsbouncer.New(wsbouncer.Options{
+		Verifier: a.trust, Issuer: a.issuerName(), Origins: c.OriginList(), Hosts: c.HostList(), TrustedProxies: c.ProxyPrefixes(),
+		Limits: p.limits, Tickets: a.session, Source: a.session, Observer: a.watch, Logger: a.log, CookieName: a.cookies.AccessName,
+	})
+	if err != nil {
+		return err
+	}
+	known, err := a.session.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("loading revocations: %w", err)
+	}
+	a.bouncer.Apply(known...)
+	return nil
+}
+
+func sameSite(s string) http.SameSite {
+	switch s {
+	case "lax":
+		return http.SameSiteLaxMode
+	case "none":
+		return http.SameSiteNoneMode
+	}
+	return http.SameSiteStrictMode
+}
+
+// openHandlers builds what listens: the gateway with the HTTP API beside it,
+// and the admin interface.
+func (a *App) openHandlers(p *plan) (err error) {
+	c := a.o.Config
+	a.gateway, err = gateway.New(gateway.Options{
+		Bouncer: a.bouncer, Routes: p.routes, Peers: a.peers, Log: a.log,
+		Assertion: a.assertion,
+	})
+	if err != nil {
+		return err
+	}
+	origins, err := httpx.ParseOrigins(c.OriginList())
+	if err != nil {
+		return err
+	}
+	api := authapi.New(authapi.Options{
+		Bouncer: a.bouncer, Sessions: a.session, Accounts: a.account, Ring: a.ring, Tx: a.store.Tx, Route: a.gateway.Demand,
+		Origins: origins, Peers: a.peers, Cookies: a.cookies, PublicURL: c.PublicURL.URL, AuthPath: c.AuthPath,
+		Issuer: a.ownIssuer(), Ready: a.isReady, Log: a.log,
+	})
+	hosts, err := httpx.ParseHosts(c.HostList())
+	if err != nil {
+		return err
+	}
+	a.public = hosts.Middleware(a.onlyTrusted(a.dispatch(api)))
+	a.admin = adminapi.New(adminapi.Options{
+		Bouncer: a.bouncer, Sessions: a.session, Issuer: a.ownIssuer(), Accounts: a.account, Ring: a.ring, Tx: a.store.Tx,
+		Audit: a.events, Events: a.store, Reload: a.Reload, Status: a.status, Log: a.log,
+	})
+	return nil
+}
+
+// dispatch sends a request to the HTTP API, to a WebSocket route, or in the
+// development setup to a page. The API's own mux sees none but clean paths: it
+// would answer others with a redirect.
+func (a *App) dispatch(api *authapi.API) http.Handler {
+	mux := http.NewServeMux()
+	api.Mount(mux)
+	prefixes := []string{a.o.Config.AuthPath, "/.well-known", "/healthz", "/readyz"}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p := r.URL.Path
+		for _, prefix := range prefixes {
+			if rest, ok := strings.CutPrefix(p, prefix); ok && (rest == "" || rest[0] == '/') && path.Clean(p) == p && r.Method != http.MethodConnect {
+				mux.ServeHTTP(w, r)
+				return
+			}
+		}
+		if a.o.Page != nil && r.Header.Get("Upgrade") == "" {
+			a.o.Page.ServeHTTP(w, r)
+			return
+		}
+		a.gateway.ServeHTTP(w, r)
+	})
+}
+
+// isReady says why no connection is taken.
+func (a *App) isReady(context.Context) error {
+	if !a.ready.Load() {
+		return errors.New("starting or stopping")
+	}
+	return nil
+}
+
+// assertion signs who is there, for upstreams that verify who calls them.
+func (a *App) assertion(audience string, p *wsbouncer.Principal) (string, error) {
+	now := time.Now()
+	return a.ring.SignAssertion(map[string]any{
+		"iss": a.issuerName(), "aud": audience, "sub": p.Subject, "sub_iss": p.Issuer, "sid": p.Session,
+		"scope": p.Scopes, "iat": now.Unix(), "exp": now.Add(assertionLife).Unix(),
+	}, "wsbouncer-assertion+jwt")
+}
+
+// onlyTrusted refuses plain http from anybody but a trusted proxy on a
+// listener that other machines reach: TLS ends at the proxy, or here.
+func (a *App) onlyTrusted(next http.Handler) http.Handler {
+	c := a.o.Config
+	if c.TLS != nil || c.Loopback() || c.InsecureHTTP {
+		return next
+	}
+	refusal := &httpx.Problem{Status: http.StatusForbidden, Code: "tls_required",
+		Detail: "This listener speaks to its proxies alone. Use " + c.PublicURL.String() + "."}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !a.peers.Trusted(r) {
+			httpx.WriteProblem(w, refusal)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

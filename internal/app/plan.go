@@ -1,0 +1,185 @@
+package app
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer"
+	"github.com/wsbouncer/wsbouncer/internal/config"
+	"github.com/wsbouncer/wsbouncer/internal/gateway"
+	"github.com/wsbouncer/wsbouncer/internal/limit"
+	"github.com/wsbouncer/wsbouncer/token"
+)
+
+// plan is a configuration translated into what the packages take: everything
+// that can fail without opening the data folder. It is what Check tries and
+// what a reload swaps in.
+type plan struct {
+	trusted []token.Issuer
+	routes  []gateway.Route
+	cert    *certificate
+	limits  wsbouncer.Limits
+}
+
+// Check reports what only construction can find wrong: keys that do not parse,
+// routes that overlap, a certificate that does not fit its key.
+func Check(c *config.Config) config.Problems {
+	_, problems := newPlan(c)
+	return problems
+}
+
+func newPlan(c *config.Config) (*plan, config.Problems) {
+	p := &plan{limits: limitsOf(&c.Limits)}
+	var problems config.Problems
+	wrong := func(path string, err error) { problems = append(problems, c.At(path, "%v", err)) }
+	for i, t := range c.Trust {
+		keys, path, err := trustKeys(&t)
+		if err != nil {
+			wrong(fmt.Sprintf("trust[%d].keys.%s", i, path), err)
+			continue
+		}
+		p.trusted = append(p.trusted, token.Issuer{
+			Name: t.Issuer, Audience: t.Audience, Algorithms: t.Algorithms, Keys: keys, AnyType: t.Type == "any",
+			ScopeClaim: t.ScopeClaim, Leeway: t.Leeway.D(), MaxLifetime: t.MaxLifetime.D(),
+		})
+	}
+	for i := range c.Routes {
+		r, path, err := routeOf(c, &c.Routes[i])
+		if err != nil {
+			wrong(fmt.Sprintf("routes[%d].%s", i, path), err)
+			continue
+		}
+		p.routes = append(p.routes, r)
+	}
+	if len(problems) == 0 {
+		if i, err := gateway.CheckRoutes(p.routes); err != nil {
+			wrong(fmt.Sprintf("routes[%d].path", i), err)
+		}
+	}
+	if c.TLS != nil {
+		var err error
+		if p.cert, err = loadCertificate(c.TLS); err != nil {
+			wrong("tls", err)
+		}
+	}
+	return p, problems
+}
+
+func trustKeys(t *config.Trust) (keys token.KeySet, path string, err error) {
+	read := func(name string, parse func([]byte, []string) (token.KeySet, error)) (token.KeySet, error) {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		return parse(b, t.Algorithms)
+	}
+	switch {
+	case t.Keys.File != "":
+		keys, err = read(t.Keys.File, token.JWKS)
+		return keys, "file", err
+	case t.Keys.PEM != "":
+		keys, err = read(t.Keys.PEM, token.PEM)
+		return keys, "pem", err
+	}
+	keys, err = read(t.Keys.SecretFile, token.Secret)
+	return keys, "secret_file", err
+}
+
+func routeOf(c *config.Config, r *config.Route) (out gateway.Route, path string, err error) {
+	limits := routeLimits(&c.Limits, r.Limits)
+	out = gateway.Route{
+		Path:          r.Path,
+		Protocols:     r.Protocols,
+		InBandRefresh: r.InBandRefresh,
+		Assertion:     r.Assertion,
+		Compression:   r.Compression == "pass",
+		UTF8Check:     r.UTF8 == "check",
+		Demand: wsbouncer.Demand{
+			TokenFrom: r.TokenFrom, Scopes: r.Scopes, RejectByClose: r.Reject == "close",
+			ExtendSession: r.Extend == "session", Limits: &limits, Route: r.Path,
+		},
+	}
+	for _, u := range r.Upstream {
+		out.Upstreams = append(out.Upstreams, (*url.URL)(u.URL))
+	}
+	if r.UpstreamTLS != nil {
+		if out.UpstreamTLS, path, err = upstreamTLS(r.UpstreamTLS); err != nil {
+			return out, "upstream_tls." + path, err
+		}
+	}
+	return out, "", nil
+}
+
+func upstreamTLS(u *config.UpstreamTLS) (*tls.Config, string, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if u.CA != "" {
+		pem, err := os.ReadFile(u.CA)
+		if err != nil {
+			return nil, "ca", err
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, "ca", fmt.Errorf("%s holds no certificate in PEM", u.CA)
+		}
+	}
+	if u.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(u.Cert, u.Key)
+		if err != nil {
+			return nil, "cert", err
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, "", nil
+}
+
+func limitsOf(l *config.Limits) wsbouncer.Limits {
+	return wsbouncer.Limits{
+		Connections:           l.Connections,
+		ConnectionsPerIP:      l.ConnectionsPerIP,
+		ConnectionsPerSubject: l.ConnectionsPerSubject,
+		Unauthenticated:       l.Unauthenticated,
+		HandshakesPerIP:       limit.Rate(l.HandshakesPerIP),
+		HandshakeTimeout:      l.HandshakeTimeout.D(),
+		TokenBytes:            int(l.TokenBytes),
+		QueryTokenTTL:         l.QueryTokenTTL.D(),
+		MessageBytes:          int64(l.MessageBytes),
+		MessageRate:           limit.Rate(l.MessageRate),
+		ByteRate:              limit.Rate(l.ByteRate),
+		IdleTimeout:           l.IdleTimeout.D(),
+		WriteTimeout:          l.WriteTimeout.D(),
+		Lifetime:              l.Lifetime.D(),
+	}
+}
+
+// routeLimits is the global limits with what a route overrides.
+func routeLimits(global *config.Limits, o *config.RouteLimits) wsbouncer.Limits {
+	l := limitsOf(global)
+	if o == nil {
+		return l
+	}
+	if o.ConnectionsPerSubject != nil {
+		l.ConnectionsPerSubject = *o.ConnectionsPerSubject
+	}
+	if o.MessageBytes != nil {
+		l.MessageBytes = int64(*o.MessageBytes)
+	}
+	if o.MessageRate != nil {
+		l.MessageRate = limit.Rate(*o.MessageRate)
+	}
+	if o.ByteRate != nil {
+		l.ByteRate = limit.Rate(*o.ByteRate)
+	}
+	for _, d := range []struct {
+		from *config.Duration
+		to   *time.Duration
+	}{{o.QueryTokenTTL, &l.QueryTokenTTL}, {o.IdleTimeout, &l.IdleTimeout}, {o.WriteTimeout, &l.WriteTimeout}, {o.Lifetime, &l.Lifetime}} {
+		if d.from != nil {
+			*d.to = d.from.D()
+		}
+	}
+	return l
+}

@@ -1,0 +1,214 @@
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer"
+	"github.com/wsbouncer/wsbouncer/internal/reason"
+)
+
+const (
+	// maxTries is how many upstreams of a route are tried for one handshake.
+	maxTries = 3
+	// maxHead bounds an upstream's answer, in bytes.
+	maxHead = 16 << 10
+)
+
+// dialled is an upstream connection after its 101.
+type dialled struct {
+	conn       net.Conn
+	server     *upstream
+	protocol   string // chosen, "" for none
+	extensions string
+	early      []byte // what came behind the 101
+}
+
+func (d *dialled) close() {
+	d.conn.Close()
+	d.server.active.Add(-1)
+}
+
+// answerError is an answer that is no valid 101 to our request.
+type answerError string
+
+func (e answerError) Error() string { return string(e) }
+
+// dial opens a WebSocket to one of the route's upstreams. Errors are
+// reason.UpstreamRefused or UpstreamTimeout; what was wrong goes to the log.
+func (g *Gateway) dial(ctx context.Context, h *handshake, live *wsbouncer.Live, protocols []string) (*dialled, error) {
+	var last error
+	for i, u := range h.rt.candidates(time.Now()) {
+		if i == maxTries || ctx.Err() != nil {
+			break
+		}
+		u.active.Add(1)
+		conn, err := connect(ctx, u, h.rt.UpstreamTLS)
+		if err != nil {
+			u.active.Add(-1)
+			u.failed.Store(time.Now().UnixNano())
+			last = err
+			g.report.upstream(h.rt, u, "the upstream cannot be reached", err)
+			continue
+		}
+		d, err := g.upgrade(ctx, conn, u, h, live, protocols)
+		if err != nil {
+			conn.Close()
+			u.active.Add(-1)
+			g.report.upstream(h.rt, u, "the upstream did not accept the handshake", err)
+			return nil, refusal(err)
+		}
+		u.failed.Store(0)
+		return d, nil
+	}
+	if last == nil {
+		last = context.Cause(ctx)
+	}
+	return nil, refusal(last)
+}
+
+func refusal(err error) error {
+	var timeout net.Error
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
+		return reason.UpstreamTimeout
+	}
+	return reason.UpstreamRefused
+}
+
+func connect(ctx context.Context, u *upstream, conf *tls.Config) (net.Conn, error) {
+	port := u.url.Port()
+	secure := u.url.Scheme == "wss"
+	if port == "" {
+		if port = "80"; secure {
+			port = "443"
+		}
+	}
+	var d net.Dialer
+	raw, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.url.Hostname(), port))
+	if err != nil || !secure {
+		return raw, err
+	}
+	conf = conf.Clone() // nil stays nil
+	if conf == nil {
+		conf = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	if conf.ServerName == "" {
+		conf.ServerName = u.url.Hostname()
+	}
+	conf.NextProtos = []string{"http/1.1"}
+	c := tls.Client(raw, conf)
+	if err := c.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// upgrade speaks the client's side of RFC 6455 §4.1.
+func (g *Gateway) upgrade(ctx context.Context, c net.Conn, u *upstream, h *handshake, live *wsbouncer.Live, protocols []string) (*dialled, error) {
+	var nonce [16]byte
+	_, _ = rand.Read(nonce[:])
+	key := base64.StdEncoding.EncodeToString(nonce[:])
+	head, err := g.requestHead(u, h, live, key, protocols)
+	if err != nil {
+		return nil, err
+	}
+	// The context's end, whatever ends it, ends the exchange.
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = c.SetDeadline(deadline)
+	}
+	if _, err := c.Write(head); err != nil {
+		return nil, err
+	}
+	limited := &io.LimitedReader{R: c, N: maxHead}
+	br := bufio.NewReaderSize(limited, 4096)
+	res, err := http.ReadResponse(br, &http.Request{Method: http.MethodGet})
+	if err != nil {
+		if limited.N <= 0 {
+			return nil, answerError(fmt.Sprintf("its answer's head is above %d bytes", maxHead))
+		}
+		return nil, err
+	}
+	d := &dialled{conn: c, server: u}
+	if err := d.check(res, key, protocols, offered(h)); err != nil {
+		return nil, err
+	}
+	if !stop() {
+		return nil, context.Cause(ctx)
+	}
+	if n := br.Buffered(); n > 0 {
+		d.early = make([]byte, n)
+		_, _ = io.ReadFull(br, d.early)
+	}
+	return d, nil
+}
+
+// offered are the extensions that were offered to the upstream.
+func offered(h *handshake) []string {
+	if !h.rt.Compression || h.rt.InBandRefresh || h.rt.UTF8Check || h.a.Request.Header.Get("Sec-Websocket-Extensions") == "" {
+		return nil
+	}
+	return h.a.Request.Header["Sec-Websocket-Extensions"]
+}
+
+// check is RFC 6455 §4.1, the client's checks of the answer.
+func (d *dialled) check(res *http.Response, key string, protocols, extensions []string) error {
+	switch {
+	case res.StatusCode != http.StatusSwitchingProtocols:
+		return answerError(fmt.Sprintf("it answered with status %d", res.StatusCode))
+	case res.ProtoMajor != 1 || res.ProtoMinor != 1:
+		return answerError("it did not answer in HTTP/1.1")
+	case !single(res.Header, "Upgrade", func(v string) bool { return strings.EqualFold(v, "websocket") }):
+		return answerError("its 101 is no upgrade to websocket")
+	case !hasToken(res.Header["Connection"], "upgrade"):
+		return answerError("its 101 lacks Connection: Upgrade")
+	case !single(res.Header, "Sec-Websocket-Accept", func(v string) bool { return v == acceptKey(key) }):
+		return answerError("its Sec-WebSocket-Accept does not fit our key")
+	}
+	if chosen := res.Header["Sec-Websocket-Protocol"]; len(chosen) > 0 {
+		if len(chosen) > 1 || !slices.Contains(protocols, chosen[0]) {
+			return answerError("it chose a subprotocol that was not offered")
+		}
+		d.protocol = chosen[0]
+	}
+	for _, v := range res.Header["Sec-Websocket-Extensions"] {
+		name, _, _ := strings.Cut(v, ";")
+		if len(extensions) == 0 || d.extensions != "" || strings.Contains(v, ",") || strings.TrimSpace(name) != "permessage-deflate" || !hasToken(extensions, "permessage-deflate") {
+			return answerError("it chose an extension that was not offered")
+		}
+		d.extensions = v
+	}
+	return nil
+}
+
+func single(h http.Header, name string, ok func(string) bool) bool {
+	v := h[name]
+	return len(v) == 1 && ok(strings.TrimSpace(v[0]))
+}
+
+// hasToken looks for a token in a comma-separated list, parameters aside.
+func hasToken(lines []string, token string) bool {
+	for _, line := range lines {
+		for part := range strings.SplitSeq(line, ",") {
+			name, _, _ := strings.Cut(part, ";")
+			if strings.EqualFold(strings.TrimSpace(name), token) {
+				return true
+			}
+		}
+	}
+	return false
+}

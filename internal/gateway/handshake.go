@@ -1,0 +1,191 @@
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha1" //nolint:gosec // RFC 6455 §4.2.2 demands it; nothing secret depends on it
+	"encoding/base64"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer"
+	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/internal/relay"
+)
+
+// handshake is one admission on its way to a relay.
+type handshake struct {
+	g      *Gateway
+	rt     *route
+	r      *http.Request
+	a      *wsbouncer.Admission
+	limits wsbouncer.Limits
+	c      *conn
+}
+
+// conn is what the library ends: before the relay runs, the handshake; then
+// the relay.
+type conn struct {
+	mu     sync.Mutex
+	cancel context.CancelFunc // of the handshake
+	relay  *relay.Conn
+	ended  wsbouncer.Reason
+}
+
+// End implements wsbouncer.Ender.
+func (c *conn) End(why wsbouncer.Reason) {
+	c.mu.Lock()
+	c.ended = why
+	started := c.relay
+	c.mu.Unlock()
+	if started != nil {
+		started.End(why)
+		return
+	}
+	c.cancel()
+}
+
+// started hands the connection to its relay. An end that came before goes
+// there at once.
+func (c *conn) started(r *relay.Conn) {
+	c.mu.Lock()
+	c.relay, c.cancel = r, nil
+	why := c.ended
+	c.mu.Unlock()
+	if !why.IsZero() {
+		r.End(why)
+	}
+}
+
+// admitted dials the upstream and answers the client. The error is what the
+// client is refused with; nil once it was answered.
+func (h *handshake) admitted(ctx context.Context, w http.ResponseWriter) error {
+	live, err := h.g.o.Bouncer.Track(h.a, h.c)
+	if err != nil {
+		return err
+	}
+	up, err := h.g.dial(ctx, h, live, h.a.Protocols)
+	if err != nil {
+		live.Release(reason.UpstreamGone)
+		return h.whyNot(live, err)
+	}
+	if err := live.Open(); err != nil {
+		up.close()
+		live.Release(reason.UpstreamGone)
+		return err
+	}
+	client, early, err := hijack(w)
+	if err != nil {
+		up.close()
+		live.Release(reason.ClientGone)
+		return err
+	}
+	if early > 0 { // bytes before our 101: nobody may have asked for what they say
+		h.g.report.handshake(h.rt, "the client sent bytes before the answer", nil)
+		client.Close()
+		up.close()
+		live.Release(reason.ProtocolError)
+		return nil
+	}
+	protocol := up.protocol
+	if protocol == "" && h.a.Bearer {
+		protocol = "bearer"
+	}
+	_ = client.SetDeadline(time.Now().Add(h.limits.WriteTimeout))
+	if _, err := client.Write(switching(h.r, protocol, up.extensions, live.ID())); err != nil {
+		client.Close()
+		up.close()
+		live.Release(reason.ClientGone)
+		return nil
+	}
+	h.relay(live, client, nil, up)
+	return nil
+}
+
+// whyNot prefers the end that the library gave the connection meanwhile over
+// the failure it caused.
+func (h *handshake) whyNot(live *wsbouncer.Live, err error) error {
+	if _, ended := live.Ended(); ended {
+		if again := live.Open(); again != nil {
+			return again
+		}
+	}
+	return err
+}
+
+// relay starts the relay. From here on nothing of the handler is kept.
+func (h *handshake) relay(live *wsbouncer.Live, client net.Conn, fromClient []byte, up *dialled) {
+	_ = client.SetDeadline(time.Time{})
+	_ = up.conn.SetDeadline(time.Time{})
+	limits := h.g.o.Bouncer.Limits(h.rt.Demand)
+	cfg := relay.Config{
+		Client: client, Upstream: up.conn, FromClient: fromClient, FromUpstream: up.early,
+		Limits: relay.Limits{
+			MessageBytes: limits.MessageBytes, MessageRate: limits.MessageRate, ByteRate: limits.ByteRate,
+			IdleTimeout: limits.IdleTimeout, WriteTimeout: limits.WriteTimeout,
+		},
+		Compression: up.extensions != "", CheckUTF8: h.rt.UTF8Check, Wheel: h.g.wheel,
+	}
+	server, c := up.server, h.c
+	var inBand *refresher
+	if h.rt.InBandRefresh {
+		inBand = newRefresher(h.g.wheel, live)
+		cfg.InBand = inBand.message
+	}
+	cfg.OnEnd = func(end reason.End, s relay.Stats) {
+		if inBand != nil {
+			inBand.stop()
+		}
+		server.active.Add(-1)
+		live.ClientBytes.Store(s.ClientBytes)
+		live.UpstreamBytes.Store(s.UpstreamBytes)
+		live.ClientMessages.Store(s.ClientMessages)
+		live.UpstreamMessages.Store(s.UpstreamMessages)
+		live.Release(end)
+	}
+	r := relay.Start(cfg)
+	if inBand != nil {
+		inBand.start(r)
+	}
+	c.started(r)
+}
+
+// hijack takes the connection from net/http. early is how much the client had
+// sent already.
+func hijack(w http.ResponseWriter) (c net.Conn, early int, err error) {
+	c, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, 0, errors.Join(errors.New("taking over the connection"), err)
+	}
+	return c, buffered(rw), nil
+}
+
+func buffered(rw *bufio.ReadWriter) int {
+	if rw == nil {
+		return 0
+	}
+	return rw.Reader.Buffered()
+}
+
+// switching is our 101 (RFC 6455 §4.2.2).
+func switching(r *http.Request, protocol, extensions, cid string) []byte {
+	b := append(make([]byte, 0, 512), "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
+	b = append(b, acceptKey(r.Header.Get("Sec-Websocket-Key"))...)
+	b = append(b, "\r\n"...)
+	for _, h := range [...][2]string{{"Sec-WebSocket-Protocol", protocol}, {"Sec-WebSocket-Extensions", extensions}, {"X-Wsbouncer-Connection", cid}} {
+		if h[1] != "" {
+			b = append(append(append(append(b, h[0]...), ": "...), h[1]...), "\r\n"...)
+		}
+	}
+	return append(b, "\r\n"...)
+}
+
+// acceptKey is RFC 6455 §4.2.2, item 5.4.
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(strings.TrimSpace(key) + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec
+	return base64.StdEncoding.EncodeToString(sum[:])
+}

@@ -1,0 +1,129 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer"
+)
+
+// A Route is a path and the upstream behind it.
+type Route struct {
+	// Path is a net/http ServeMux pattern without method or host.
+	Path string
+	// Upstreams are ws or wss URLs, at least one. Without a path the
+	// request's is kept.
+	Upstreams []*url.URL
+	// Demand is what the library asks of a handshake.
+	Demand wsbouncer.Demand
+	// Protocols are what the gateway may pick from where the token comes in a
+	// first message; the upstream must then pick the same.
+	Protocols []string
+	// InBandRefresh: clients refresh over the connection itself.
+	InBandRefresh bool
+	// Assertion: the upstream gets a signed statement of who is there.
+	Assertion bool
+	// Compression lets client and upstream negotiate permessage-deflate.
+	Compression bool
+	// UTF8Check validates text payloads.
+	UTF8Check bool
+	// UpstreamTLS is for wss upstreams; nil: the system's roots.
+	UpstreamTLS *tls.Config
+}
+
+// route is a Route in use.
+type route struct {
+	Route
+	upstreams []*upstream
+}
+
+// ServeHTTP is never called: a route is found with ServeMux.Handler, which
+// answers with handlers of its own where it would redirect.
+func (*route) ServeHTTP(http.ResponseWriter, *http.Request) {}
+
+// upstream is one server behind a route, and what is known of it.
+type upstream struct {
+	url    *url.URL
+	active atomic.Int64
+	// failed is when it was last not reached, Unix nanoseconds.
+	failed atomic.Int64
+}
+
+// avoidFor is how long an upstream that was not reached is tried last.
+const avoidFor = 10 * time.Second
+
+// candidates are the upstreams in the order they are tried: those that work
+// first, by least connections.
+func (rt *route) candidates(now time.Time) []*upstream {
+	if len(rt.upstreams) == 1 {
+		return rt.upstreams
+	}
+	list := slices.Clone(rt.upstreams)
+	avoid := now.Add(-avoidFor).UnixNano()
+	rank := func(u *upstream) int64 {
+		n := u.active.Load()
+		if u.failed.Load() > avoid {
+			n += 1 << 40
+		}
+		return n
+	}
+	slices.SortStableFunc(list, func(a, b *upstream) int { return int(min(max(rank(a)-rank(b), -1), 1)) })
+	return list
+}
+
+// table is the routes in use.
+type table struct{ mux *http.ServeMux }
+
+// CheckRoutes reports the first route, by its index, that cannot be used with
+// those before it.
+func CheckRoutes(routes []Route) (int, error) {
+	_, i, err := newTable(routes)
+	return i, err
+}
+
+func newTable(routes []Route) (_ *table, bad int, err error) {
+	t := &table{mux: http.NewServeMux()}
+	for i, r := range routes {
+		if err := t.add(r); err != nil {
+			return nil, i, err
+		}
+	}
+	return t, 0, nil
+}
+
+func (t *table) add(r Route) (err error) {
+	if !strings.HasPrefix(r.Path, "/") || strings.ContainsAny(r.Path, " \t") {
+		return fmt.Errorf("%q is not a path: it begins with a slash and holds no spaces", r.Path)
+	}
+	if len(r.Upstreams) == 0 {
+		return errors.New("there is no upstream")
+	}
+	rt := &route{Route: r}
+	for _, u := range r.Upstreams {
+		if u == nil || (u.Scheme != "ws" && u.Scheme != "wss") || u.Host == "" {
+			return fmt.Errorf("upstream %v is not a ws:// or wss:// address", u)
+		}
+		rt.upstreams = append(rt.upstreams, &upstream{url: u})
+	}
+	defer func() { // ServeMux tells by panicking
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: %v", r.Path, strings.TrimPrefix(fmt.Sprint(p), "http: "))
+		}
+	}()
+	t.mux.Handle(r.Path, rt)
+	return nil
+}
+
+// match finds the route of a request, or nil. It never answers with a redirect.
+func (t *table) match(r *http.Request) *route {
+	h, _ := t.mux.Handler(r)
+	rt, _ := h.(*route)
+	return rt
+}
