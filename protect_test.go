@@ -3,6 +3,7 @@ package wsbouncer_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -71,7 +72,8 @@ var echoes = map[string]func(ended chan<- outcome) http.Handler{
 				typ, msg, err := c.ReadMessage()
 				if err != nil {
 					o := outcome{err: err}
-					if ce, ok := err.(*gorilla.CloseError); ok {
+					var ce *gorilla.CloseError
+					if errors.As(err, &ce) {
 						o.code = ce.Code
 					}
 					ended <- o
@@ -99,7 +101,8 @@ var echoes = map[string]func(ended chan<- outcome) http.Handler{
 					msg, op, err := wsutil.ReadClientData(conn)
 					if err != nil {
 						o := outcome{err: err}
-						if ce, ok := err.(wsutil.ClosedError); ok {
+						var ce wsutil.ClosedError
+						if errors.As(err, &ce) {
 							o.code = int(ce.Code)
 						}
 						ended <- o
@@ -128,7 +131,8 @@ func (e *gwsEcho) OnMessage(c *gws.Conn, m *gws.Message) {
 
 func (e *gwsEcho) OnClose(_ *gws.Conn, err error) {
 	o := outcome{err: err}
-	if ce, ok := err.(*gws.CloseError); ok {
+	var ce *gws.CloseError
+	if errors.As(err, &ce) {
 		o.code = int(ce.Code)
 	}
 	e.ended <- o

@@ -112,12 +112,6 @@ func (s *revokedSet) prune(now time.Time) {
 	}
 }
 
-func (s *revokedSet) len() int {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return len(s.tokens) + len(s.sessions) + len(s.keys) + len(s.subjects) + len(s.before)
-}
-
 func later(a, b time.Time) time.Time {
 	if b.After(a) {
 		return b

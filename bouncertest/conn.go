@@ -60,7 +60,7 @@ func Dial(t testing.TB, h http.Handler, target string, header http.Header) *Conn
 	if _, err := io.WriteString(client, head.String()); err != nil {
 		t.Fatalf("bouncertest: writing the handshake: %v", err)
 	}
-	resp, err := http.ReadResponse(c.br, nil)
+	resp, err := http.ReadResponse(c.br, nil) //nolint:bodyclose // ends with the connection
 	if err != nil {
 		t.Fatalf("bouncertest: reading the handshake's answer: %v", err)
 	}
@@ -94,7 +94,7 @@ func (c *Conn) Receive() string {
 
 // Closed reads until the connection's close frame, answers it, and returns what
 // it said.
-func (c *Conn) Closed() (code int, text string) {
+func (c *Conn) Closed() (code uint16, text string) {
 	c.t.Helper()
 	for {
 		op, payload := c.next()
@@ -106,13 +106,13 @@ func (c *Conn) Closed() (code int, text string) {
 			c.t.Fatalf("bouncertest: close frame: %v", err)
 		}
 		_, _ = c.conn.Write(frame.AppendClose(nil, n, "", true))
-		return int(n), text
+		return n, text
 	}
 }
 
 // Ignore reads until the connection's close frame without answering pings, or
 // anything else, and returns how many pings came and what the close frame said.
-func (c *Conn) Ignore() (pings, code int, text string) {
+func (c *Conn) Ignore() (pings int, code uint16, text string) {
 	c.t.Helper()
 	for {
 		switch h, payload := c.frame(); h.Op {
@@ -123,15 +123,15 @@ func (c *Conn) Ignore() (pings, code int, text string) {
 			if err != nil {
 				c.t.Fatalf("bouncertest: close frame: %v", err)
 			}
-			return pings, int(n), text
+			return pings, n, text
 		}
 	}
 }
 
 // Close sends a close frame with this code and text, and hangs up.
-func (c *Conn) Close(code int, text string) {
+func (c *Conn) Close(code uint16, text string) {
 	c.t.Helper()
-	_, _ = c.conn.Write(frame.AppendClose(nil, uint16(code), text, true))
+	_, _ = c.conn.Write(frame.AppendClose(nil, code, text, true))
 	_ = c.conn.Close()
 }
 
@@ -140,11 +140,11 @@ func (c *Conn) next() (op frame.Opcode, message []byte) {
 	c.t.Helper()
 	for {
 		h, payload := c.frame()
-		switch {
-		case h.Op == frame.Ping:
+		switch h.Op {
+		case frame.Ping:
 			c.write(frame.AppendPong(nil, payload, true))
-		case h.Op == frame.Pong:
-		case h.Op == frame.Close:
+		case frame.Pong:
+		case frame.Close:
 			return h.Op, payload
 		default:
 			if h.Op != frame.Continuation {
