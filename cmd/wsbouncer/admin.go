@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -62,7 +63,7 @@ func (f adminFlags) withOffline(ctx context.Context, s *streams, do func(*admina
 	if err != nil {
 		return err
 	}
-	a, err := app.Offline(ctx, app.Options{Config: cfg, Version: version, Log: app.Logger(s.err)})
+	a, err := app.Offline(ctx, app.Options{Config: cfg, Version: version, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}

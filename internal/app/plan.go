@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -85,8 +86,15 @@ func trustKeys(t *config.Trust) (keys token.KeySet, path string, err error) {
 		keys, err = read(t.Keys.PEM, token.PEM)
 		return keys, "pem", err
 	}
-	keys, err = read(t.Keys.SecretFile, token.Secret)
+	keys, err = read(t.Keys.SecretFile, func(b []byte, algs []string) (token.KeySet, error) {
+		return token.Secret(trimLine(b), algs) // editors and echo end a file with a line break
+	})
 	return keys, "secret_file", err
+}
+
+// trimLine is b without one line break at its end.
+func trimLine(b []byte) []byte {
+	return bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
 }
 
 func routeOf(c *config.Config, r *config.Route) (out gateway.Route, path string, err error) {

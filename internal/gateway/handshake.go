@@ -70,8 +70,9 @@ func (h *handshake) admitted(ctx context.Context, w http.ResponseWriter) error {
 	}
 	up, err := h.g.dial(ctx, h, live, h.a.Protocols)
 	if err != nil {
+		err = whyNot(live, err)
 		live.Release(reason.UpstreamGone)
-		return h.whyNot(live, err)
+		return err
 	}
 	if err := live.Open(); err != nil {
 		up.close()
@@ -108,7 +109,7 @@ func (h *handshake) admitted(ctx context.Context, w http.ResponseWriter) error {
 
 // whyNot prefers the end that the library gave the connection meanwhile over
 // the failure it caused.
-func (h *handshake) whyNot(live *wsbouncer.Live, err error) error {
+func whyNot(live *wsbouncer.Live, err error) error {
 	if _, ended := live.Ended(); ended {
 		if again := live.Open(); again != nil {
 			return again

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -98,6 +99,9 @@ func newTable(routes []Route) (_ *table, bad int, err error) {
 	return t, 0, nil
 }
 
+// registered is where ServeMux was told of a pattern, which tells a user nothing.
+var registered = regexp.MustCompile(` \(registered at [^)]*\)`)
+
 func (t *table) add(r Route) (err error) {
 	if !strings.HasPrefix(r.Path, "/") || strings.ContainsAny(r.Path, " \t") {
 		return fmt.Errorf("%q is not a path: it begins with a slash and holds no spaces", r.Path)
@@ -114,7 +118,7 @@ func (t *table) add(r Route) (err error) {
 	}
 	defer func() { // ServeMux tells by panicking
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%s: %v", r.Path, strings.TrimPrefix(fmt.Sprint(p), "http: "))
+			err = errors.New(registered.ReplaceAllString(strings.TrimPrefix(fmt.Sprint(p), "http: "), ""))
 		}
 	}()
 	t.mux.Handle(r.Path, rt)
