@@ -24,8 +24,9 @@ type Event struct {
 	Refusal *Refusal
 	// Reason with "ended". Its text is a stranger's when the peer closed.
 	Reason Reason
-	// Duration is the handshake's with "refused" and "opened", the
-	// connection's with "ended", the application's of it with "revoked".
+	// Duration is the handshake's with "opened", the connection's with "ended",
+	// and with "revoked" how long it took from the call until no connection
+	// concerned forwards any more.
 	Duration time.Duration
 	// Revocation and how many connections it Closed, with "revoked".
 	Revocation Revocation

@@ -2,6 +2,7 @@ package wsbouncer
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/reason"
@@ -63,14 +64,12 @@ func (l *Live) Refresh(ctx context.Context, raw string) (time.Time, error) {
 // refresh gives l a newer token. inBand: it came over l, so that a foreign one
 // is an attack on l and not merely a wrong name.
 func (l *Live) refresh(ctx context.Context, t *token.Token, inBand bool) (time.Time, error) {
-	l.binding.Lock()
-	defer l.binding.Unlock()
 	was := l.current.Load()
 	if was == nil {
 		return time.Time{}, reason.TokenMissing
 	}
 	p := principalOf(t, l.origin, l.life)
-	if !was.same(p) {
+	if !was.same(p) { // and so whoever else refreshes meanwhile is the same too
 		if inBand {
 			l.End(reason.NotAllowed)
 		}
@@ -87,17 +86,31 @@ func (l *Live) refresh(ctx context.Context, t *token.Token, inBand bool) (time.T
 		l.End(reason.NotAllowed)
 		return time.Time{}, err
 	}
-	if p.mark.deadline <= was.mark.deadline {
-		return l.ExpiresAt(), nil
+	moved, err := l.rebind(p)
+	switch {
+	case errors.Is(err, reason.TokenRevoked401):
+		l.End(reason.TokenRevoked)
+		return time.Time{}, err
+	case err != nil:
+		return time.Time{}, err
 	}
-	return l.rebind(was, p)
+	if moved {
+		l.core.observe(l.event("extended"))
+	}
+	return l.ExpiresAt(), nil
 }
 
-// rebind puts p in the place of was: indexed first, then asked about, as in
-// Track. The token that opened the connection stays bound to it.
-func (l *Live) rebind(was, p *Principal) (time.Time, error) {
-	if l.isReleased() {
-		return time.Time{}, reason.TokenRevoked401
+// rebind makes p who l is, if that moves the deadline: indexed first, then asked
+// about, as in Track. The token that opened the connection stays bound to it.
+func (l *Live) rebind(p *Principal) (moved bool, err error) {
+	l.binding.Lock()
+	defer l.binding.Unlock()
+	was := l.current.Load()
+	if p.mark.deadline <= was.mark.deadline {
+		return false, nil
+	}
+	if why, over := l.Ended(); over {
+		return false, refusalFor(why)
 	}
 	if was != l.opening {
 		l.core.registry.remove(byCurrent, l, name{was.Issuer, was.TokenID})
@@ -105,25 +118,16 @@ func (l *Live) rebind(was, p *Principal) (time.Time, error) {
 	l.current.Store(p)
 	l.core.registry.add(byCurrent, l, name{p.Issuer, p.TokenID}, nil)
 	if err := l.ask(); err != nil {
-		l.End(reason.TokenRevoked)
-		return time.Time{}, err
+		return false, err
 	}
 	l.mu.Lock()
 	if l.state == ended {
 		why := l.reason
 		l.mu.Unlock()
-		return time.Time{}, refusalFor(why)
+		return false, refusalFor(why)
 	}
 	l.life.expires.Store(min(p.mark.deadline, l.latest))
 	l.mu.Unlock()
 	l.schedule()
-	e := l.event("extended")
-	l.core.observe(e)
-	return l.ExpiresAt(), nil
-}
-
-func (l *Live) isReleased() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.released
+	return true, nil
 }

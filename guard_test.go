@@ -669,6 +669,15 @@ func TestRejectByClose(t *testing.T) {
 			cl.wantClose(c.want)
 		})
 	}
+	// A page that may not connect learns nothing by a 101 either, not even that
+	// it is too fast.
+	slow, _ := bouncer(t, func(o *wsbouncer.Options) { o.Limits.HandshakesPerIP = wsbouncer.Rate{PerSecond: 0.001, Burst: 1} })
+	limited := serve(t, slow.Require(wsbouncer.Demand{RejectByClose: true}).Protect(http.NotFoundHandler()))
+	dial(t, limited, "/ws", nil)
+	dial(t, limited, "/ws", nil).want101().wantClose(wsbouncer.Reason{Code: 1013, Text: "too_many_handshakes"})
+	if cl := dial(t, limited, "/ws", http.Header{"Origin": {"https://evil.test"}}); cl.resp.StatusCode != http.StatusTooManyRequests {
+		t.Errorf("another page: status %d", cl.resp.StatusCode)
+	}
 	// Where it would not be safe, or means nothing, it stays HTTP.
 	for name, header := range map[string]http.Header{
 		"origin": {"Origin": {"https://evil.test"}},

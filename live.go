@@ -97,9 +97,13 @@ func (b *Bouncer) Track(a *Admission, e Ender) (*Live, error) {
 		a.live = l
 		return l, nil
 	}
-	if err := b.bind(l, a, e, limits); err != nil {
+	evicted, ref := b.bind(l, a, e, limits)
+	if evicted != nil {
+		evicted.tell(reason.Overloaded)
+	}
+	if ref != nil {
 		l.Release(reason.Overloaded)
-		return nil, &refused{Refusal: err, who: a.Principal}
+		return nil, &refused{Refusal: ref, who: a.Principal}
 	}
 	return l, nil
 }
@@ -107,21 +111,31 @@ func (b *Bouncer) Track(a *Admission, e Ender) (*Live, error) {
 // enter takes l's place on the node and registers its id.
 func (c *core) enter(l *Live, limits Limits) error {
 	if n := c.registry.count.Add(1); n > int64(atMost(limits.Connections)) {
-		c.registry.count.Add(-1)
+		c.leave()
 		return reason.Overloaded503
 	}
 	if !c.perIP.Acquire(limit.IPKey(l.ip)) {
-		c.registry.count.Add(-1)
+		c.leave()
 		return reason.TooManyConns
 	}
 	if !c.registry.addID(l) {
 		// A ticket's id is used once; a second connection of that name would
 		// be reachable by neither.
 		c.perIP.Release(limit.IPKey(l.ip))
-		c.registry.count.Add(-1)
+		c.leave()
 		return reason.TicketInvalid
 	}
 	return nil
+}
+
+// leave gives a place on the node back; Shutdown waits for the last one.
+func (c *core) leave() {
+	if c.registry.count.Add(-1) == 0 && c.draining.Load() {
+		select {
+		case c.quiet <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // wait gives l a place among those that have not said who they are.
@@ -141,8 +155,9 @@ func (c *core) wait(l *Live, limits Limits) error {
 	return nil
 }
 
-// bind makes l who a says, indexes it, and only then asks whether it may be.
-func (c *core) bind(l *Live, a *Admission, e Ender, limits Limits) *Refusal {
+// bind makes l who a says, indexes it, and only then asks whether it may be. The
+// connection that made room for it, if one had to, is for the caller to tell.
+func (c *core) bind(l *Live, a *Admission, e Ender, limits Limits) (evicted *Live, _ *Refusal) {
 	l.binding.Lock()
 	defer l.binding.Unlock()
 	c.registry.waiting.leave(l)
@@ -150,7 +165,7 @@ func (c *core) bind(l *Live, a *Admission, e Ender, limits Limits) *Refusal {
 	l.mu.Lock()
 	if l.state == ended {
 		l.mu.Unlock()
-		return refusalFor(l.reason)
+		return nil, refusalFor(l.reason)
 	}
 	l.ender = e
 	l.opening = p
@@ -165,24 +180,20 @@ func (c *core) bind(l *Live, a *Admission, e Ender, limits Limits) *Refusal {
 	l.current.Store(p)
 	l.mu.Unlock()
 
-	var evicted *Live
 	ok := c.registry.add(bySubject, l, name{p.Issuer, p.Subject}, func(head *Live) (full bool) {
 		evicted, full = makeRoom(head, p, limits.ConnectionsPerSubject)
 		return full
 	})
-	if evicted != nil {
-		evicted.tell(reason.Overloaded)
-	}
 	if !ok {
-		return reason.TooManyConns
+		return evicted, reason.TooManyConns
 	}
 	c.registry.add(byToken, l, name{p.Issuer, p.TokenID}, nil)
 	c.registry.add(bySession, l, name{p.Issuer, p.Session}, nil)
 	if err := l.ask(); err != nil {
-		return err
+		return evicted, err
 	}
 	l.schedule()
-	return nil
+	return evicted, nil
 }
 
 // makeRoom says whether p's subject has too many connections. If one of p's
@@ -325,16 +336,11 @@ func (l *Live) Release(why Reason) {
 	l.binding.Unlock()
 	c.registry.removeID(l)
 	c.perIP.Release(limit.IPKey(l.ip))
-	if c.registry.count.Add(-1) == 0 && c.draining.Load() {
-		select {
-		case c.quiet <- struct{}{}:
-		default:
-		}
-	}
 	l.life.end()
 	if opened {
 		c.observe(l.event("ended"))
 	}
+	c.leave()
 }
 
 // ID is the connection's id.
