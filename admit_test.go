@@ -3,6 +3,7 @@ package wsbouncer_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -100,6 +101,17 @@ func TestHS09OddTargets(t *testing.T) {
 		if _, err := b.Admit(r, wsbouncer.Demand{}); err != nil {
 			t.Errorf("%s: %v", target, err)
 		}
+	}
+}
+
+func TestProtectBehindAPrefix(t *testing.T) {
+	b, w := bouncer(t, nil)
+	h := http.StripPrefix("/api/", b.Protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write([]byte(r.URL.Path))
+	})))
+	c := dial(t, serve(t, h), "/api/ws", auth(w.token()))
+	if body, _ := io.ReadAll(c.resp.Body); string(body) != "ws" {
+		t.Errorf("%d %s", c.resp.StatusCode, body)
 	}
 }
 

@@ -86,7 +86,11 @@ func checkTarget(r *http.Request) error {
 	if r.URL.Fragment != "" || strings.ContainsAny(target(r), "#;") || containsFold(target(r), "%00") {
 		return oddTarget
 	}
-	if oddPath(path) || oddPath(r.URL.EscapedPath()) || strings.ContainsRune(r.URL.Path, 0) {
+	if !strings.HasPrefix(path, "/") { // absolute-form and asterisk-form
+		return oddTarget
+	}
+	// A program may have cut a prefix off the URL it passes on, not off the target.
+	if oddPath(path) || oddPath(r.URL.EscapedPath()) {
 		return oddTarget
 	}
 	return nil
@@ -101,9 +105,6 @@ func target(r *http.Request) string {
 }
 
 func oddPath(path string) bool {
-	if path == "" || path[0] != '/' {
-		return true // absolute-form and asterisk-form
-	}
 	if strings.Contains(path, "//") || strings.ContainsAny(path, `\;#`) ||
 		containsFold(path, "%2f") || containsFold(path, "%5c") || containsFold(path, "%00") {
 		return true
