@@ -175,7 +175,7 @@ func revoke(ctx context.Context, o options, g *gateway, conns []net.Conn) error 
 	var late []time.Duration
 	for _, a := range arrivals {
 		if a.err != nil || a.code != 3000 {
-			return fmt.Errorf("code %d, %v", a.code, a.err)
+			return fmt.Errorf("not closed as revoked: code %d, error %w", a.code, a.err)
 		}
 		late = append(late, max(0, a.at.Sub(answered)))
 	}

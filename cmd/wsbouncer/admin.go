@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -56,7 +56,7 @@ func (f adminFlags) withOffline(ctx context.Context, s *streams, do func(*admina
 	if err != nil {
 		return err
 	}
-	if f.Admin != "" || answers(path) {
+	if f.Admin != "" || answers(ctx, path) {
 		return do(adminapi.NewUnixClient(path))
 	}
 	cfg, err := f.load(s)
@@ -71,13 +71,13 @@ func (f adminFlags) withOffline(ctx context.Context, s *streams, do func(*admina
 }
 
 // answers reports whether somebody listens on a socket.
-func answers(path string) bool {
-	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+func answers(ctx context.Context, path string) bool {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
 		return false
 	}
-	defer syscall.Close(fd)
-	return syscall.Connect(fd, &syscall.SockaddrUnix{Name: path}) == nil
+	return c.Close() == nil
 }
 
 // print writes v as JSON, or what text writes.

@@ -112,7 +112,7 @@ func readLine(r *bufio.Reader) (string, error) {
 func (d *dialogue) run(ctx context.Context, u *url.URL) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conn, res, err := d.dial(ctx, u)
+	conn, res, err := d.dial(ctx, u) //nolint:bodyclose // read where it was refused; a 101 has none
 	if err != nil {
 		return d.refused(res, err)
 	}
@@ -236,22 +236,23 @@ func (d *dialogue) ended(ctx context.Context, err error) error {
 	var ce websocket.CloseError
 	switch {
 	case errors.As(err, &ce):
-		d.say("closed", closeText(uint16(ce.Code), ce.Reason))
+		d.say("closed", closeText(ce.Code, ce.Reason))
 		if ce.Code == websocket.StatusNormalClosure {
 			return nil
 		}
 		return errQuiet
 	case ctx.Err() != nil:
 		d.say("closed", "by you")
-		return nil
+		return nil //nolint:nilerr // that was asked for
 	}
 	d.say("closed", "the connection was cut without a close frame")
 	return errQuiet
 }
 
 // closeText is a close code and reason with what it means for the client.
-func closeText(code uint16, text string) string {
-	out := fmt.Sprintf("%d %s", code, printable(text))
+func closeText(status websocket.StatusCode, text string) string {
+	out := fmt.Sprintf("%d %s", status, printable(text))
+	code := uint16(status) //nolint:gosec // RFC 6455 section 5.5.1: two bytes on the wire
 	switch e := (reason.End{Code: code, Text: text}); e.Advice() {
 	case reason.Reauthenticate:
 		out += ": refresh the token or log in again"
@@ -260,7 +261,7 @@ func closeText(code uint16, text string) string {
 	case reason.BackOff:
 		out += ": come back later"
 	case reason.Reconnect:
-		if code != 1000 {
+		if status != websocket.StatusNormalClosure {
 			out += ": come back when you like"
 		}
 	}

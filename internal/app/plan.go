@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net/url"
 	"os"
 	"time"
 
@@ -112,7 +111,7 @@ func routeOf(c *config.Config, r *config.Route) (out gateway.Route, path string,
 		},
 	}
 	for _, u := range r.Upstream {
-		out.Upstreams = append(out.Upstreams, (*url.URL)(u.URL))
+		out.Upstreams = append(out.Upstreams, u.URL)
 	}
 	if r.UpstreamTLS != nil {
 		if out.UpstreamTLS, path, err = upstreamTLS(r.UpstreamTLS); err != nil {

@@ -7,8 +7,8 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
-	"io/fs"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"sort"
 	"strings"
@@ -198,15 +198,9 @@ func TestTheLibraryLinksLittle(t *testing.T) {
 }
 
 func TestTheLibraryExportsLittle(t *testing.T) {
-	pkgs, err := parser.ParseDir(token.NewFileSet(), "../..", func(f fs.FileInfo) bool {
-		return !strings.HasSuffix(f.Name(), "_test.go")
-	}, 0)
+	files, err := filepath.Glob("../../*.go")
 	if err != nil {
 		t.Fatal(err)
-	}
-	lib, ok := pkgs["wsbouncer"]
-	if !ok {
-		t.Fatal("no package wsbouncer")
 	}
 	var names []string
 	add := func(id *ast.Ident) {
@@ -214,7 +208,14 @@ func TestTheLibraryExportsLittle(t *testing.T) {
 			names = append(names, id.Name)
 		}
 	}
-	for _, f := range lib.Files {
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, d := range f.Decls {
 			switch d := d.(type) {
 			case *ast.FuncDecl:
