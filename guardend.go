@@ -13,11 +13,21 @@ import (
 // time is done by finish, which Shutdown waits for through the registry.
 func (g *guard) End(why Reason) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.ending.Store(&why)
-	if g.conn == nil || g.closed {
+	conn := g.conn
+	if conn == nil || g.closed {
+		g.mu.Unlock()
 		return // attach or whoever closed it does the rest
 	}
+	g.mu.Unlock()
+	// Before a thousand readers wake up for a thousand ends: where nothing
+	// stands in the way the close frame is on its way when End returns.
+	if g.wmu.TryLock() {
+		g.sayNow(conn, why)
+		g.wmu.Unlock()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	past := time.Unix(1, 0)
 	_ = g.conn.SetReadDeadline(past)
 	if why.Cut {
@@ -54,10 +64,27 @@ func (g *guard) finish(why Reason) {
 	g.awaitAnswer()
 }
 
+// sayNow writes our close frame if it may stand here and the socket has room.
+// wmu is held.
+func (g *guard) sayNow(conn net.Conn, why Reason) {
+	o := &g.out
+	if o.phase != inFrames || o.broken || !o.scanner.Between() || o.scanner.Closed() {
+		return
+	}
+	f := frame.AppendClose(nil, why.Code, why.Text, false)
+	if n := writeNow(conn, f); n > 0 {
+		o.broken = true
+		o.goodbye = n == len(f)
+	}
+}
+
 // sayGoodbye writes our close frame where one may stand. False means that it
 // could not. wmu is held; nothing is written after.
 func (g *guard) sayGoodbye(why Reason, until time.Time) bool {
 	o := &g.out
+	if o.goodbye {
+		return true
+	}
 	if o.phase != inFrames || o.broken || !o.scanner.Between() {
 		return false
 	}

@@ -17,7 +17,8 @@ type outbound struct {
 	head    []byte // what was written of the response head
 	scanner frame.Scanner
 	held    []byte // the beginning of a header or control frame
-	broken  bool   // a write failed: nothing more can be said
+	broken  bool   // nothing more may be written: a write failed, or we said goodbye
+	goodbye bool   // our close frame is out
 	said    atomic.Pointer[Reason]
 }
 
