@@ -1,0 +1,168 @@
+package relay
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer/internal/frame"
+	"github.com/wsbouncer/wsbouncer/internal/limit"
+	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/internal/wheel"
+)
+
+// A Stream is one side of a connection after its upgrade: a TCP or TLS
+// connection, or anything that behaves like one.
+type Stream interface {
+	Read(p []byte) (int, error)
+	Write(p []byte) (int, error)
+	SetDeadline(t time.Time) error
+	SetReadDeadline(t time.Time) error
+	SetWriteDeadline(t time.Time) error
+	Close() error
+}
+
+// Limits bound what a connection may do. A zero field is no limit.
+type Limits struct {
+	// MessageBytes is the longest message of either side, over all its frames.
+	MessageBytes int64
+	// MessageRate counts the client's messages and control frames, ByteRate
+	// its bytes, headers included.
+	MessageRate, ByteRate limit.Rate
+	// IdleTimeout ends a connection whose client sent no byte for so long
+	// (idle), or whose upstream did not (upstream_gone). Either is pinged when
+	// it was silent for a third of it.
+	IdleTimeout time.Duration
+	// WriteTimeout cuts a side that has not taken a buffer's worth (32 KiB) in
+	// so long.
+	WriteTimeout time.Duration
+}
+
+// Config is one connection: both sides' upgrade is done.
+type Config struct {
+	Client, Upstream Stream
+	// FromClient and FromUpstream were read beyond the handshakes already. The
+	// relay keeps and changes them.
+	FromClient, FromUpstream []byte
+
+	Limits Limits
+	// Compression: permessage-deflate was negotiated between the two sides.
+	Compression bool
+	// CheckUTF8: text payloads that are not compressed are validated.
+	CheckUTF8 bool
+	// Wheel keeps the idle time-out; nil: none.
+	Wheel *wheel.Wheel
+	// InBand, when set, is given the client's text messages that are JSON
+	// objects with a member "wsbouncer"; they are not passed on, and the
+	// upstream's are dropped. The message is valid during the call only. The
+	// answer, if any, goes to the client as a text message. It is called on the
+	// connection's own goroutine, never twice at once, at most once a second,
+	// and may call c.End.
+	InBand func(c *Conn, message []byte) (answer []byte)
+	// OnEnd is called exactly once, when both sides are closed and nothing of
+	// the connection runs any more. It may be called before Start returns.
+	OnEnd func(end reason.End, s Stats)
+}
+
+// A Party is who ended a connection.
+type Party uint8
+
+// Who ended a connection.
+const (
+	Gateway Party = iota
+	Client
+	Upstream
+)
+
+// String names the party as metrics and logs do.
+func (p Party) String() string {
+	return [...]string{"gateway", "client", "upstream"}[p]
+}
+
+// Stats is what a connection carried, as it came in: bytes with their headers,
+// messages whose last frame had begun.
+type Stats struct {
+	ClientBytes, UpstreamBytes       int64 // from the client, from the upstream
+	ClientMessages, UpstreamMessages int64
+	// InBandDropped counts the upstream's messages that posed as the gateway's.
+	InBandDropped int64
+	// By is who ended it: when it is not Gateway, the end may be a peer's own
+	// code and text, and the text is a stranger's.
+	By Party
+}
+
+// A Conn is one live connection. Its methods are safe for concurrent use.
+type Conn struct {
+	client, upstream side
+	up, down         pump // from the client, from the upstream
+
+	running atomic.Int32 // pumps
+	inBand  func(c *Conn, message []byte) (answer []byte)
+	onEnd   func(end reason.End, s Stats)
+	refresh int64 // state of refreshRate, the up pump's own
+	dropped atomic.Int64
+
+	wheel *wheel.Wheel
+	timer wheel.Timer
+	idle  time.Duration
+
+	mu      sync.Mutex
+	end     reason.End // zero: live
+	by      Party
+	closeBy time.Time // when both sockets are cut, whatever the peers do
+	stopped bool      // both sides were told that nothing more goes on
+}
+
+// Start relays until one side, or End, ends the connection. It returns at once
+// and keeps nothing of the caller's goroutine.
+func Start(cfg Config) *Conn {
+	c := &Conn{inBand: cfg.InBand, onEnd: cfg.OnEnd, wheel: cfg.Wheel, idle: cfg.Limits.IdleTimeout}
+	c.client.init(cfg.Client, false, cfg.Limits.WriteTimeout)
+	c.upstream.init(cfg.Upstream, true, cfg.Limits.WriteTimeout)
+	o := frame.Options{MaxMessage: cfg.Limits.MessageBytes, Compression: cfg.Compression, CheckUTF8: cfg.CheckUTF8}
+	if cfg.InBand != nil {
+		// What is compressed cannot be looked at.
+		o.Compression = false
+		if o.MaxMessage == 0 {
+			o.MaxMessage = inBandBytes
+		}
+	}
+	c.down.init(c, Upstream, o, cfg.FromUpstream)
+	o.FromClient = true
+	c.up.init(c, Client, o, cfg.FromClient)
+	c.up.messageRate, c.up.byteRate = cfg.Limits.MessageRate, cfg.Limits.ByteRate
+	c.startIdle()
+	c.running.Store(2)
+	go c.up.run()
+	go c.down.run()
+	return c
+}
+
+// End ends the connection: when it returns no more data goes on in either
+// direction, but for the rest of a frame under way where e does not cut. It
+// does not block: the close frames leave at once where their side takes them
+// and is between two frames, else within a second. Only the first end counts.
+func (c *Conn) End(e reason.End) { c.finish(e, Gateway) }
+
+// Notify sends the client a text message of the gateway's own at the next
+// boundary between messages. It does not block and reports whether there was
+// room: while an upstream's message does not end, little is kept.
+func (c *Conn) Notify(message []byte) bool {
+	if !c.client.note(message) {
+		return false
+	}
+	c.down.poke()
+	return true
+}
+
+// Stats is what the connection carried so far.
+func (c *Conn) Stats() Stats {
+	c.mu.Lock()
+	by := c.by
+	c.mu.Unlock()
+	return Stats{
+		ClientBytes: c.up.bytes.Load(), UpstreamBytes: c.down.bytes.Load(),
+		ClientMessages: c.up.messages.Load(), UpstreamMessages: c.down.messages.Load(),
+		InBandDropped: c.dropped.Load(), By: by,
+	}
+}

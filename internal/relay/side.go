@@ -1,0 +1,363 @@
+package relay
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer/internal/frame"
+	"github.com/wsbouncer/wsbouncer/internal/reason"
+)
+
+// lastWord is how long the close frame itself may take when the rest of the time
+// is used up.
+const lastWord = 100 * time.Millisecond
+
+// notesBytes bounds the gateway's own messages that wait for a boundary.
+const notesBytes = 4 << 10
+
+// A side is one of the two peers as something to write to. Data is written by
+// one pump only; End may write the close frame beside it.
+type side struct {
+	stream  Stream
+	raw     syscall.RawConn    // of a plain socket, else nil
+	step    func(uintptr) bool // advance, bound once
+	masked  bool               // frames toward it carry a mask
+	timeout time.Duration      // of one write
+
+	ping atomic.Uint64 // payload of our pings, 0 before the first
+
+	mu sync.Mutex
+	// The write under way: buf[:off] is gone, and start payload bytes at buf's
+	// beginning belong to a frame that began earlier.
+	buf     []byte
+	off     int
+	start   int64
+	writing bool
+	armed   bool // a write deadline is set:
+	armedBy time.Time
+	// Where the output stands when no write is under way: left payload bytes of
+	// a frame are missing, mid in a fragmented message.
+	left int64
+	mid  bool
+
+	notes   []byte // own messages, for the next boundary between messages
+	pingDue bool
+
+	closing bool      // no new frame of data goes on
+	cut     bool      // nor the rest of one
+	closeBy time.Time // the last deadline of all
+	tail    []byte    // what is left of the close frame
+	done    bool      // nothing more will be written
+	hard    bool      // to be closed without ceremony
+	broken  bool      // a write failed
+	heard   bool      // nothing more will be read
+	closed  bool
+}
+
+func (s *side) init(stream Stream, masked bool, timeout time.Duration) {
+	s.stream, s.masked, s.timeout = stream, masked, timeout
+	if s.raw = rawConn(stream); s.raw != nil {
+		s.step = s.advance
+	}
+}
+
+// result is what became of a write.
+type result uint8
+
+const (
+	wrote    result = iota
+	wroteDue        // and something of our own can go next
+	stopped         // the connection ends: the rest is not to be written
+	slow            // the peer did not take it in time
+	failed          // the peer is gone
+)
+
+// write passes on b, which is legal and whole up to left missing payload bytes
+// of its last frame, and says where the output stands then.
+func (s *side) write(b []byte, left int64, mid bool) result {
+	s.mu.Lock()
+	if s.done || s.closing && (s.left == 0 || s.cut) {
+		s.mu.Unlock()
+		return stopped
+	}
+	s.buf, s.off, s.start, s.writing = b, 0, s.left, true
+	to := s.allowed()
+	if s.raw == nil {
+		s.arm()
+	}
+	s.mu.Unlock()
+
+	var err error
+	n := 0
+	if s.raw != nil {
+		err = s.raw.Write(s.step)
+	} else {
+		n, err = s.stream.Write(b[:to])
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.off += n
+	s.writing, s.buf = false, nil
+	if s.off == len(b) {
+		s.left, s.mid = left, mid
+	} else {
+		s.left = frame.NextBoundary(b, s.start, s.off) - int64(s.off)
+	}
+	if err != nil && !isTimeout(err) {
+		s.broken = true
+	}
+	if s.broken {
+		s.done = true
+	}
+	switch {
+	case s.done && !s.broken:
+		return stopped
+	case s.closing && (s.left == 0 || s.cut || s.broken || err != nil):
+		return stopped
+	case s.broken:
+		return failed
+	case err != nil:
+		return slow
+	}
+	if s.raw != nil && s.armed && !s.closing {
+		s.armed = false
+		_ = s.stream.SetWriteDeadline(time.Time{})
+	}
+	if s.left == 0 && (s.pingDue || s.notes != nil && !s.mid) {
+		return wroteDue
+	}
+	return wrote
+}
+
+// allowed is how far buf may be written.
+func (s *side) allowed() int {
+	switch {
+	case !s.closing:
+		return len(s.buf)
+	case s.cut:
+		return s.off
+	}
+	return int(min(frame.NextBoundary(s.buf, s.start, s.off), int64(len(s.buf))))
+}
+
+// arm sets the deadline of the write under way: of a plain socket once it turned
+// out to be full, of a stream that cannot tell before it, now and then.
+func (s *side) arm() {
+	var by time.Time
+	switch {
+	case s.closing:
+		by = s.closeBy
+	case s.armed && s.raw != nil:
+		return
+	case s.timeout > 0:
+		by = time.Now().Add(s.timeout)
+	}
+	if !s.closeBy.IsZero() && (by.IsZero() || by.After(s.closeBy)) {
+		by = s.closeBy
+	}
+	if by.IsZero() || s.armed && by.Sub(s.armedBy).Abs() < s.timeout/4 {
+		return
+	}
+	s.armed, s.armedBy = true, by
+	_ = s.stream.SetWriteDeadline(by)
+}
+
+// over is how many bytes are missing to the next boundary of the output.
+func (s *side) over() int64 {
+	if s.writing {
+		return frame.NextBoundary(s.buf, s.start, s.off) - int64(s.off)
+	}
+	return s.left
+}
+
+// stop ends the output: from now on only the rest of the current frame, unless
+// cut, and the close frame leave. It reports whether the pump must be woken to
+// write that.
+func (s *side) stop(end reason.End, closeBy time.Time, cut bool) (owes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing, s.cut, s.closeBy = true, cut, closeBy
+	s.notes, s.pingDue = nil, false
+	if s.done {
+		if s.writing {
+			_ = s.stream.SetWriteDeadline(past)
+		}
+		return false
+	}
+	if s.raw == nil && s.writing {
+		// How far that write has come is known only when it returns.
+		if cut {
+			closeBy = past
+		}
+		_ = s.stream.SetWriteDeadline(closeBy)
+		return false
+	}
+	switch {
+	case s.over() == 0:
+		s.writeTail(end)
+		if s.writing {
+			_ = s.stream.SetWriteDeadline(past)
+		}
+		return !s.done && !s.writing
+	case cut:
+		s.cutOff()
+	case s.writing:
+		_ = s.stream.SetWriteDeadline(closeBy)
+	}
+	return false
+}
+
+// passClose makes b, a peer's own close frame, the one that is sent, unless
+// another is on its way.
+func (s *side) passClose(b []byte) {
+	s.mu.Lock()
+	if s.tail == nil && !s.closing {
+		s.tail = append(s.tail, b...)
+	}
+	s.mu.Unlock()
+}
+
+// expect makes a write under way, and every later one, end by closeBy.
+func (s *side) expect(closeBy time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closeBy.IsZero() {
+		s.closeBy = closeBy
+	}
+	if s.writing && !s.closing {
+		_ = s.stream.SetWriteDeadline(closeBy)
+	}
+}
+
+// settle is the writing pump's duty: once the output is stopped, or last when
+// the pump leaves, it sends the close frame between two frames, waiting until
+// closeBy, or cuts the side off inside one.
+func (s *side) settle(end reason.End, closeBy time.Time, last bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done || !s.closing && !last {
+		return
+	}
+	if s.left > 0 {
+		if last || s.cut {
+			s.cutOff()
+		}
+		return
+	}
+	if s.tail == nil {
+		s.tail = frame.AppendClose(nil, end.Code, end.Text, s.masked)
+	}
+	if now := time.Now(); closeBy.Before(now.Add(lastWord)) {
+		closeBy = now.Add(lastWord)
+	}
+	_ = s.stream.SetWriteDeadline(closeBy)
+	var err error
+	if s.raw != nil {
+		s.mu.Unlock()
+		err = s.raw.Write(s.advanceTail)
+		s.mu.Lock()
+	} else {
+		b := s.tail
+		s.mu.Unlock()
+		_, err = s.stream.Write(b)
+		s.mu.Lock()
+	}
+	s.done = true
+	if err != nil || s.broken {
+		s.hard = true
+	}
+}
+
+// cutOff gives the side up in the middle of a frame. What the kernel still
+// holds for it is thrown away, and both its pumps wake.
+func (s *side) cutOff() {
+	s.done, s.hard = true, true
+	if t, ok := s.stream.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = s.stream.SetDeadline(past)
+}
+
+// sever is cutOff for who does not hold the lock.
+func (s *side) sever() {
+	s.mu.Lock()
+	s.cutOff()
+	s.mu.Unlock()
+}
+
+// abandon gives the side up because it is gone or its time is over.
+func (s *side) abandon() {
+	s.mu.Lock()
+	s.done, s.hard = true, true
+	if s.writing {
+		_ = s.stream.SetWriteDeadline(past)
+	}
+	s.mu.Unlock()
+}
+
+func (s *side) isCut() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hard || s.broken
+}
+
+// stopReading notes that nothing more is read from the side.
+func (s *side) stopReading() {
+	s.mu.Lock()
+	s.heard = true
+	s.mu.Unlock()
+}
+
+// closeIfDone closes the side when nothing is left to be read or written.
+func (s *side) closeIfDone() {
+	s.mu.Lock()
+	if s.closed || !s.heard || !s.done {
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	hard := s.hard
+	s.mu.Unlock()
+	// Close waits until nobody uses the descriptor, so never under the lock.
+	if hard {
+		// TLS would say goodbye first, and wait for that.
+		if t, ok := s.stream.(interface{ NetConn() net.Conn }); ok {
+			_ = t.NetConn().Close()
+			return
+		}
+	}
+	_ = s.stream.Close()
+}
+
+// note keeps a text message of our own for the next boundary.
+func (s *side) note(message []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || s.done || len(s.notes)+len(message)+frame.MaxHeader > notesBytes {
+		return false
+	}
+	s.notes = frame.Append(s.notes, frame.Text, message, s.masked)
+	return true
+}
+
+// due takes what of our own can go now, for the writing pump.
+func (s *side) due() (b []byte, mid bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || s.done || s.left > 0 {
+		return nil, s.mid
+	}
+	if s.pingDue {
+		s.pingDue = false
+		b = s.appendPing(b)
+	}
+	if !s.mid {
+		b = append(b, s.notes...)
+		s.notes = nil
+	}
+	return b, s.mid
+}
