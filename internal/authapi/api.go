@@ -1,0 +1,169 @@
+package authapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/wsbouncer/wsbouncer"
+	"github.com/wsbouncer/wsbouncer/internal/account"
+	"github.com/wsbouncer/wsbouncer/internal/httpx"
+	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/internal/session"
+	"github.com/wsbouncer/wsbouncer/token"
+)
+
+// Options are what the API speaks for. Bouncer, Sessions, Tx, Route, Origins,
+// Peers, Cookies and PublicURL are needed.
+type Options struct {
+	Bouncer *wsbouncer.Bouncer
+	// Sessions and Accounts should keep their events in an AuditFrom.
+	Sessions *session.Service
+	// Issuer is our own issuer's name. Empty: the gateway works alone, and the
+	// calls that need an issuer are absent.
+	Issuer string
+	// Accounts log in by password; nil: nobody does.
+	Accounts *account.Service
+	// Ring holds our public keys; nil: there are none.
+	Ring *token.Ring
+	// Tx runs fn in a transaction that Sessions and Accounts join.
+	Tx func(ctx context.Context, fn func(ctx context.Context) error) error
+	// Route is what the route at an escaped path demands, and whether there is one.
+	Route func(path string) (wsbouncer.Demand, bool)
+	// Origins are the pages that may call, and use cookies unless it allows any.
+	Origins *httpx.Origins
+	Peers   *httpx.Peers
+	Cookies httpx.Cookies
+	// PublicURL is what clients use.
+	PublicURL *url.URL
+	// AuthPath is the prefix of the API; empty: /auth.
+	AuthPath string
+	// Ready says why this node takes no connections; nil: it is always ready.
+	Ready func(ctx context.Context) error
+	// Log is for the operator; nil: slog.Default.
+	Log *slog.Logger
+}
+
+// API is the HTTP API. It is safe for concurrent use.
+type API struct {
+	o         Options
+	base      string // public_url without a trailing slash
+	endpoints []endpoint
+	openapi   []byte
+}
+
+// An endpoint is a path and what it does by method. The rules that hold for
+// all of them are in serve, where none can forget one.
+type endpoint struct {
+	path    string
+	methods map[string]httpx.HandlerFunc
+	// oauth: errors are written as in RFC 6749 §5.2.
+	oauth bool
+}
+
+// New is an API. It starts nothing.
+func New(o Options) *API {
+	if o.AuthPath == "" {
+		o.AuthPath = defaultAuthPath
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	a := &API{o: o, base: strings.TrimRight(o.PublicURL.String(), "/")}
+	a.endpoints = a.table()
+	a.openapi = a.describe()
+	return a
+}
+
+const defaultAuthPath = "/auth"
+
+type methods = map[string]httpx.HandlerFunc
+
+func (a *API) table() []endpoint {
+	auth := a.o.AuthPath
+	list := []endpoint{
+		{path: auth + "/ticket", methods: methods{http.MethodPost: a.ticket}},
+		{path: auth + "/extend", methods: methods{http.MethodPost: a.extend}},
+		{path: auth + "/openapi.json", methods: methods{http.MethodGet: a.serveOpenAPI}},
+		{path: "/healthz", methods: methods{http.MethodGet: a.healthz}},
+		{path: "/readyz", methods: methods{http.MethodGet: a.readyz}},
+	}
+	if a.o.Ring != nil {
+		list = append(list, endpoint{path: jwksPath, methods: methods{http.MethodGet: a.jwks}})
+	}
+	if a.o.Issuer == "" {
+		return list
+	}
+	list = append(list,
+		endpoint{path: auth + "/token", methods: methods{http.MethodPost: a.token}, oauth: true},
+		endpoint{path: auth + "/revoke", methods: methods{http.MethodPost: a.revoke}, oauth: true},
+		endpoint{path: auth + "/logout", methods: methods{http.MethodPost: a.logout}},
+		endpoint{path: auth + "/session", methods: methods{http.MethodGet: a.whoami}},
+		endpoint{path: auth + "/sessions", methods: methods{http.MethodGet: a.sessions}},
+		endpoint{path: auth + "/sessions/{id}", methods: methods{http.MethodDelete: a.endSession}},
+		endpoint{path: metadataPath, methods: methods{http.MethodGet: a.metadata}},
+	)
+	if a.o.Accounts != nil {
+		list = append(list,
+			endpoint{path: auth + "/login", methods: methods{http.MethodPost: a.login}},
+			endpoint{path: auth + "/password", methods: methods{http.MethodPost: a.password}},
+		)
+	}
+	return list
+}
+
+// Mount puts the API on mux. Whatever else is below AuthPath is no_route, so
+// that it can never reach an upstream.
+func (a *API) Mount(mux *http.ServeMux) {
+	for _, e := range a.endpoints {
+		mux.Handle(e.path, a.serve(e))
+	}
+	mux.Handle(a.o.AuthPath+"/", a.serve(endpoint{methods: nil}))
+}
+
+// serve is the pipeline of every request.
+func (a *API) serve(e endpoint) http.Handler {
+	h := httpx.Handler(a.o.Log, func(w http.ResponseWriter, r *http.Request) error {
+		err := a.dispatch(e, w, r)
+		if err != nil && e.oauth {
+			return writeOAuthError(w, err)
+		}
+		return err
+	})
+	return httpx.Secure(httpx.CORS(a.o.Origins, h), a.o.PublicURL.Scheme == "https")
+}
+
+func (a *API) dispatch(e endpoint, w http.ResponseWriter, r *http.Request) error {
+	if e.methods == nil {
+		return reason.NoRoute
+	}
+	h, ok := e.methods[r.Method]
+	if !ok && r.Method == http.MethodHead {
+		h, ok = e.methods[http.MethodGet] // net/http leaves the body out
+	}
+	if !ok {
+		return methodNotAllowed(e.methods)
+	}
+	if err := a.guard(r); err != nil {
+		return err
+	}
+	return h(w, r.WithContext(a.withRequest(r)))
+}
+
+func methodNotAllowed(ms methods) error {
+	var allow []string
+	for m := range ms {
+		if allow = append(allow, m); m == http.MethodGet {
+			allow = append(allow, http.MethodHead)
+		}
+	}
+	slices.Sort(allow)
+	list := strings.Join(allow, ", ")
+	return &httpx.Problem{
+		Status: http.StatusMethodNotAllowed, Code: "method_not_allowed",
+		Detail: "This path takes " + list + ".", Header: http.Header{"Allow": {list}},
+	}
+}
