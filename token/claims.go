@@ -156,9 +156,9 @@ func judgeTime(t *Token, issuer *Issuer, now time.Time) error {
 	// RFC 7519 §4.1.4: on or after exp it must not be accepted.
 	case !now.Before(t.Deadline()):
 		return refuse(CodeExpired, "exp has passed")
-	case now.Add(issuer.Leeway).Before(t.NotBefore):
+	case now.Add(issuer.early()).Before(t.NotBefore):
 		return refuse(CodeNotYetValid, "nbf is in the future")
-	case now.Add(issuer.Leeway).Before(t.IssuedAt):
+	case now.Add(issuer.early()).Before(t.IssuedAt):
 		return refuse(CodeNotYetValid, "iat is in the future")
 	case t.Expiry.Sub(start) > issuer.MaxLifetime:
 		return refuse(CodeLifetime, "it lives longer than the issuer's tokens may")

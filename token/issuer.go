@@ -43,8 +43,22 @@ type Issuer struct {
 	// MaxLifetime bounds exp - iat, at most 720 h; zero means 24 h.
 	MaxLifetime time.Duration
 	// Own is one's own issuer: its tokens must carry iat, jti and rev, and its
-	// scopes may begin with "wsbouncer:".
+	// scopes may begin with "wsbouncer:". They may be up to 5 s early whatever
+	// Leeway says: the clock that issued them may have been set back since, or be
+	// another node's. What "everything issued so far" covers does not hang on
+	// it, since rev is a number and no time.
 	Own bool
+}
+
+// ownEarly is how far ahead iat and nbf of own tokens may be.
+const ownEarly = 5 * time.Second
+
+// early is how far ahead iat and nbf may be.
+func (i *Issuer) early() time.Duration {
+	if i.Own {
+		return max(i.Leeway, ownEarly)
+	}
+	return i.Leeway
 }
 
 func (i Issuer) checked() (Issuer, error) {

@@ -56,6 +56,32 @@ func issuer(keys token.KeySet) token.Issuer {
 	return token.Issuer{Name: "i", Audience: "gw", Algorithms: []string{"ES256"}, Keys: keys}
 }
 
+// Own tokens may be a little early, so that a clock set back refuses nobody;
+// others' only by their leeway.
+func TestJWT08OwnTokensMayBeEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys := &changingKeys{}
+		keys.set(es256("k", "p256"))
+		for _, own := range []bool{true, false} {
+			i := issuer(keys)
+			i.Own = own
+			v, err := token.NewVerifier(token.Options{Issuers: []token.Issuer{i}, CacheSize: -1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, early := range []int64{0, 1, 5, 6, 3600} {
+				now := time.Now().Unix()
+				raw := forge(t, "ES256", testKeys()["p256"], `{"alg":"ES256","kid":"k","typ":"at+jwt"}`,
+					fmt.Sprintf(`{"iss":"i","sub":"alice","aud":"gw","jti":"j","rev":1,"iat":%d,"nbf":%d,"exp":%d}`, now+early, now+early, now+7200))
+				_, err := v.Verify(t.Context(), raw)
+				if ok := early == 0 || own && early <= 5; ok != (err == nil) {
+					t.Errorf("own %v, %d s early: %v", own, early, err)
+				}
+			}
+		}
+	})
+}
+
 // A cached token is judged by the clock at every call.
 func TestJWT08CacheHitsExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
