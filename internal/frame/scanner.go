@@ -106,7 +106,7 @@ func (s *Scanner) Scan(p []byte) (n int, c Control, err error) {
 	if s.flags&(closed|failed) != 0 {
 		return 0, Control{}, nil
 	}
-	start := 0 // of the current frame, or of p when it began earlier
+	start, began := 0, false // the current frame's start, or p's when it began earlier
 	for {
 		if s.left > 0 {
 			k := len(p) - n
@@ -115,7 +115,7 @@ func (s *Scanner) Scan(p []byte) (n int, c Control, err error) {
 			}
 			if s.flags&checking != 0 {
 				if !s.text.addMasked(p[n:n+k], s.mask, s.pos) {
-					return start, Control{}, s.fail(errText)
+					return start, Control{}, s.spoil(began, s.left)
 				}
 				s.pos = uint8((int(s.pos) + k) & 3)
 			}
@@ -125,10 +125,10 @@ func (s *Scanner) Scan(p []byte) (n int, c Control, err error) {
 				return n, Control{}, nil
 			}
 			if s.flags&(checking|final) == checking|final && !s.text.Done() {
-				return start, Control{}, s.fail(errText)
+				return start, Control{}, s.spoil(began, int64(k))
 			}
 		}
-		start = n
+		start, began = n, true
 		h := p[n:]
 		if len(h) < 2 {
 			return n, Control{}, nil
@@ -149,7 +149,7 @@ func (s *Scanner) Scan(p []byte) (n int, c Control, err error) {
 		}
 		n += k
 		if s.left == 0 && s.flags&(checking|final) == checking|final && !s.text.Done() {
-			return start, Control{}, s.fail(errText)
+			return start, Control{}, s.spoil(true, 0)
 		}
 	}
 }
@@ -258,6 +258,16 @@ func (s *Scanner) data(h []byte) (int, error) {
 		s.flags = s.flags&^final | inMessage
 	}
 	return n, nil
+}
+
+// spoil fails a text frame. When it began in this very call none of it passes;
+// else the part of it that went on misses left bytes for ever.
+func (s *Scanner) spoil(began bool, left int64) error {
+	s.left = left
+	if began {
+		s.left = 0
+	}
+	return s.fail(errText)
 }
 
 func (s *Scanner) fail(e *Error) error {

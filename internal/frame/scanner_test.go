@@ -53,7 +53,7 @@ func scan(t testing.TB, b []byte, o frame.Options, cut func(left int) int) outco
 			if !bytes.Equal(before, p) {
 				t.Fatal("the scanner altered its input")
 			}
-			if got := frame.NextBoundary(p[:n], left, n) - int64(n); err == nil && got != min(s.Left(), math.MaxInt64-int64(n)) {
+			if got := frame.NextBoundary(p[:n], left, n) - int64(n); got != min(s.Left(), math.MaxInt64-int64(n)) {
 				t.Fatalf("NextBoundary says %d bytes are left, the scanner %d", got, s.Left())
 			}
 			at += n
