@@ -150,3 +150,20 @@ func TestAuditIsBounded(t *testing.T) {
 		t.Errorf("%d logins and %d failures are kept, the last is %d; want 10, the newest 20, and 60", ok, failed, es[len(es)-1].ID)
 	}
 }
+
+// Whoever comes after Close is told so, and does not wait.
+func TestClosed(t *testing.T) {
+	s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.InsertAccount(t.Context(), account.Record{Name: "ann"}); err == nil {
+		t.Error("wrote after Close")
+	}
+	if err := s.Ready(t.Context()); err == nil {
+		t.Error("ready after Close")
+	}
+}

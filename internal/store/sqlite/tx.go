@@ -11,11 +11,16 @@ import (
 // errFinished: a context that carries a transaction was used after its end.
 var errFinished = errors.New("the transaction of this context is over")
 
-// writer is the one connection that writes. Whoever holds the token in lock owns it.
+// errClosed: the database was closed before its turn came.
+var errClosed = errors.New("database: closed")
+
+// writer is the one connection that writes. Whoever holds the token in lock owns
+// the rest.
 type writer struct {
 	lock     chan struct{}
 	conn     *sql.Conn
 	prepared map[string]*sql.Stmt
+	closed   bool
 }
 
 func newWriter(conn *sql.Conn) *writer {
@@ -44,7 +49,9 @@ func (w *writer) run(ctx context.Context, query string) error {
 }
 
 func (w *writer) close() error {
-	w.lock <- struct{}{} // for ever: whoever comes later waits for its context
+	w.lock <- struct{}{}
+	defer func() { <-w.lock }()
+	w.closed = true
 	return w.conn.Close()
 }
 
@@ -115,6 +122,9 @@ func (s *Store) transact(ctx context.Context, t *tx, fn func(ctx context.Context
 		defer func() { <-w.lock }()
 	case <-ctx.Done():
 		return fmt.Errorf("database: wait for the writer: %w", ctx.Err())
+	}
+	if w.closed {
+		return errClosed
 	}
 	ctx = context.WithValue(context.WithoutCancel(ctx), txKey{}, t)
 	if err := w.run(ctx, "BEGIN IMMEDIATE"); err != nil {
