@@ -142,7 +142,9 @@ func (c *Conn) next() (op frame.Opcode, message []byte) {
 		h, payload := c.frame()
 		switch h.Op {
 		case frame.Ping:
-			c.write(frame.AppendPong(nil, payload, true))
+			// It fails when the server is ending the connection just now; then
+			// what is read next tells how.
+			_, _ = c.conn.Write(frame.AppendPong(nil, payload, true))
 		case frame.Pong:
 		case frame.Close:
 			return h.Op, payload
