@@ -27,6 +27,14 @@ import (
 // The connection is not bound to anything before Track.
 func (b *Bouncer) Admit(r *http.Request, d Demand) (*Admission, error) {
 	began := time.Now()
+	a, err := b.admit(r, d, began)
+	if err != nil {
+		return nil, because(err, began)
+	}
+	return a, nil
+}
+
+func (b *Bouncer) admit(r *http.Request, d Demand, began time.Time) (*Admission, error) {
 	if b.draining.Load() {
 		return nil, reason.NotReady
 	}
@@ -229,13 +237,28 @@ func (b *Bouncer) AdmitToken(ctx context.Context, a *Admission, raw string) erro
 	return b.permit(a, t)
 }
 
-// refused is a Refusal of somebody who is known, for the observer.
+// refused is a Refusal with what the observer wants to know of it.
 type refused struct {
 	*Refusal
-	who *Principal
+	who   *Principal // as far as that is known
+	began time.Time  // of the handshake
 }
 
 func (r *refused) Unwrap() error { return r.Refusal }
+
+// because adds the handshake's beginning to a refusal.
+func because(err error, began time.Time) error {
+	var known *refused
+	if errors.As(err, &known) {
+		known.began = began
+		return known
+	}
+	var ref *Refusal
+	if errors.As(err, &ref) {
+		return &refused{Refusal: ref, began: began}
+	}
+	return err
+}
 
 // refusal turns what a Verifier or Redeemer said into what strangers see.
 // Trouble of our own is never taken for permission.

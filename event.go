@@ -20,11 +20,13 @@ type Event struct {
 	IP                       netip.Addr
 	// Origin is the request's Origin header: a stranger's text.
 	Origin string
-	// Refusal with "refused".
+	// Refusal with "refused". A refusal after a first message, or for want of
+	// one, came as a close frame.
 	Refusal *Refusal
 	// Reason with "ended". Its text is a stranger's when the peer closed.
 	Reason Reason
-	// Duration is the handshake's with "opened", the connection's with "ended",
+	// Duration is the handshake's with "refused" (zero where Admit had no part
+	// in it) and "opened", the connection's with "ended",
 	// and with "revoked" how long it took from the call until no connection
 	// concerned forwards any more.
 	Duration time.Duration

@@ -50,6 +50,7 @@ type Live struct {
 	binding       sync.Mutex // held while the indexes of l change; taken before mu
 	extendSession bool
 	opened        bool
+	waited        bool // for a first message, after a 101
 	released      bool
 }
 
@@ -86,13 +87,13 @@ func (b *Bouncer) Track(a *Admission, e Ender) (*Live, error) {
 			l.life = &life{}
 		}
 		if err := b.enter(l, limits); err != nil {
-			return nil, err
+			return nil, &refused{Refusal: err, who: a.Principal, began: a.began}
 		}
 	}
 	if a.Principal == nil {
 		if err := b.wait(l, limits); err != nil {
 			l.Release(reason.Overloaded)
-			return nil, err
+			return nil, &refused{Refusal: err, began: a.began}
 		}
 		a.live = l
 		return l, nil
@@ -103,13 +104,13 @@ func (b *Bouncer) Track(a *Admission, e Ender) (*Live, error) {
 	}
 	if ref != nil {
 		l.Release(reason.Overloaded)
-		return nil, &refused{Refusal: ref, who: a.Principal}
+		return nil, &refused{Refusal: ref, who: a.Principal, began: a.began}
 	}
 	return l, nil
 }
 
 // enter takes l's place on the node and registers its id.
-func (c *core) enter(l *Live, limits Limits) error {
+func (c *core) enter(l *Live, limits Limits) *Refusal {
 	if n := c.registry.count.Add(1); n > int64(atMost(limits.Connections)) {
 		c.leave()
 		return reason.Overloaded503
@@ -139,7 +140,7 @@ func (c *core) leave() {
 }
 
 // wait gives l a place among those that have not said who they are.
-func (c *core) wait(l *Live, limits Limits) error {
+func (c *core) wait(l *Live, limits Limits) *Refusal {
 	evicted, ok := c.registry.waiting.enter(l, limit.IPKey(l.ip), c.limits.Unauthenticated, c.limits.UnauthenticatedPerIP, time.Now(), reason.Overloaded)
 	if evicted != nil {
 		evicted.tell(reason.Overloaded)
@@ -150,6 +151,9 @@ func (c *core) wait(l *Live, limits Limits) error {
 	if c.draining.Load() {
 		return reason.NotReady
 	}
+	l.mu.Lock()
+	l.waited = true
+	l.mu.Unlock()
 	l.life.expires.Store(time.Unix(0, l.began).Add(limits.HandshakeTimeout).UnixNano())
 	l.schedule()
 	return nil
@@ -259,13 +263,13 @@ func (l *Live) Open() error {
 		return reason.TokenMissing
 	}
 	if err := l.ask(); err != nil {
-		return &refused{Refusal: err, who: p}
+		return &refused{Refusal: err, who: p, began: l.Started()}
 	}
 	l.mu.Lock()
 	if l.state == ended {
 		why := l.reason
 		l.mu.Unlock()
-		return &refused{Refusal: refusalFor(why), who: p}
+		return &refused{Refusal: refusalFor(why), who: p, began: l.Started()}
 	}
 	l.state, l.opened = live, true
 	l.mu.Unlock()
@@ -318,7 +322,7 @@ func (l *Live) Release(why Reason) {
 		l.state, l.reason = ended, why
 	}
 	l.ender = nil
-	opened := l.opened
+	opened, waited := l.opened, l.waited
 	l.mu.Unlock()
 
 	c := l.core
@@ -337,10 +341,32 @@ func (l *Live) Release(why Reason) {
 	c.registry.removeID(l)
 	c.perIP.Release(limit.IPKey(l.ip))
 	l.life.end()
-	if opened {
+	switch {
+	case opened:
 		c.observe(l.event("ended"))
+	case waited:
+		// The 101 was sent long ago, so nobody else refuses it.
+		e := l.event("refused")
+		e.Refusal = afterwards(e.Reason)
+		c.observe(e)
 	}
 	c.leave()
+}
+
+// afterwards is the refusal of a connection that ended before it had said who
+// it is, or could be served. What the peer said itself is not repeated.
+func afterwards(why Reason) *Refusal {
+	for _, r := range reason.Refusals() {
+		if r.CloseCode == why.Code && r.Code == why.Text {
+			return r
+		}
+	}
+	for _, e := range reason.Ends() {
+		if e.Code == why.Code && e.Text == why.Text {
+			return &Refusal{Code: e.Text, Status: http.StatusSwitchingProtocols, CloseCode: e.Code}
+		}
+	}
+	return afterwards(reason.ClientGone)
 }
 
 // ID is the connection's id.

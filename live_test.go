@@ -455,8 +455,10 @@ func track(b *wsbouncer.Bouncer, raw string) (*wsbouncer.Live, error) {
 
 func TestAUT05FirstMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		seen := make(watch, 64)
 		b, w := bouncer(t, func(o *wsbouncer.Options) {
 			o.Limits.Unauthenticated, o.Limits.UnauthenticatedPerIP = 2, -1
+			o.Observer = seen
 		})
 		d := wsbouncer.Demand{TokenFrom: []string{"first_message"}, Scopes: []string{"chat"}}
 		wait := func() (*wsbouncer.Admission, *wsbouncer.Live, *ender, error) {
@@ -518,6 +520,16 @@ func TestAUT05FirstMessage(t *testing.T) {
 			t.Errorf("the waiting one ended %v, the live one %v after %v", e.all(), relay.all(), time.Since(begin))
 		}
 		shutdown(t, b)
+		close(seen)
+		got := map[string]int{}
+		for e := range seen {
+			if e.Kind == "refused" {
+				got[e.Refusal.Code]++
+			}
+		}
+		if len(got) != 2 || got["auth_timeout"] != 2 || got["overloaded"] != 1 {
+			t.Errorf("observed refusals %v", got)
+		}
 	})
 }
 

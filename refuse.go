@@ -43,8 +43,11 @@ func (b *Bouncer) refusedEvent(r *http.Request, d Demand, ref *Refusal, err erro
 		Origin: r.Header.Get("Origin"), Refusal: ref,
 	}
 	var known *refused
-	if errors.As(err, &known) && known.who != nil {
-		e.Issuer, e.Subject, e.Session = known.who.Issuer, known.who.Subject, known.who.Session
+	if errors.As(err, &known) {
+		e.Duration = e.Time.Sub(known.began)
+		if known.who != nil {
+			e.Issuer, e.Subject, e.Session = known.who.Issuer, known.who.Subject, known.who.Session
+		}
 	}
 	return e
 }
