@@ -132,9 +132,9 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 // values are query parameters, those that are empty left out.
 func values(pairs ...string) url.Values {
 	v := url.Values{}
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] != "" && pairs[i+1] != "0" {
-			v.Set(pairs[i], pairs[i+1])
+	for ; len(pairs) >= 2; pairs = pairs[2:] {
+		if pairs[1] != "" && pairs[1] != "0" {
+			v.Set(pairs[0], pairs[1])
 		}
 	}
 	return v

@@ -31,7 +31,7 @@ func writeOAuthError(w http.ResponseWriter, err error) error {
 		return err
 	}
 	status, code, detail := p.Problem()
-	if status >= http.StatusInternalServerError && err != error(p) {
+	if status >= http.StatusInternalServerError && err != error(p) { //nolint:errorlint // is err more than p itself?
 		return err // wrapped to say why: for the log
 	}
 	h := w.Header()

@@ -66,10 +66,10 @@ func (e *Error) Unwrap() error { return e.Kind }
 
 // Code is the close code for the violation.
 func (e *Error) Code() uint16 {
-	switch e.Kind {
-	case ErrPayload:
+	switch {
+	case errors.Is(e.Kind, ErrPayload):
 		return 1007
-	case ErrTooBig:
+	case errors.Is(e.Kind, ErrTooBig):
 		return 1009
 	}
 	return 1002

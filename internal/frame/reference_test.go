@@ -51,7 +51,7 @@ func reference(b []byte, o frame.Options) verdict {
 		if !control && (op == 0) != open {
 			return bad(frame.ErrProtocol)
 		}
-		if rsv != 0 && !(rsv == 4 && o.Compression && !control && op != 0) {
+		if rsv != 0 && (rsv != 4 || !o.Compression || control || op == 0) {
 			return bad(frame.ErrProtocol)
 		}
 		n := 2

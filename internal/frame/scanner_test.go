@@ -277,8 +277,8 @@ func stream(r *rand.Rand, n int, fromClient bool) []byte {
 		if r.IntN(8) == 0 {
 			payload = strings.Repeat("€", r.IntN(30000))
 		}
-		switch k := r.IntN(6); {
-		case k == 0:
+		switch r.IntN(6) {
+		case 0:
 			b = append(b, raw(0x89+byte(r.IntN(2)), fromClient, payload[:min(len(payload), 120)])...)
 		default:
 			first := byte(r.IntN(2)) << 7

@@ -136,7 +136,7 @@ func (g *Gateway) upgrade(ctx context.Context, c net.Conn, u *upstream, h *hands
 	}
 	limited := &io.LimitedReader{R: c, N: maxHead}
 	br := bufio.NewReaderSize(limited, 4096)
-	res, err := http.ReadResponse(br, &http.Request{Method: http.MethodGet})
+	res, err := http.ReadResponse(br, &http.Request{Method: http.MethodGet}) //nolint:bodyclose // the connection is closed with it
 	if err != nil {
 		if limited.N <= 0 {
 			return nil, answerError(fmt.Sprintf("its answer's head is above %d bytes", maxHead))

@@ -101,7 +101,7 @@ func (h *handshake) admitted(ctx context.Context, w http.ResponseWriter) error {
 		client.Close()
 		up.close()
 		live.Release(reason.ClientGone)
-		return nil
+		return nil //nolint:nilerr // nobody is there to be answered
 	}
 	h.relay(live, client, nil, up)
 	return nil

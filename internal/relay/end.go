@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/frame"
@@ -95,13 +96,11 @@ func gone(p Party) reason.End {
 
 // violation is the end for what the scanner or ParseClose found.
 func violation(err error) reason.End {
-	if e, ok := err.(*frame.Error); ok {
-		switch e.Kind {
-		case frame.ErrPayload:
-			return reason.InvalidPayload
-		case frame.ErrTooBig:
-			return reason.MessageTooBig
-		}
+	switch {
+	case errors.Is(err, frame.ErrPayload):
+		return reason.InvalidPayload
+	case errors.Is(err, frame.ErrTooBig):
+		return reason.MessageTooBig
 	}
 	return reason.ProtocolError
 }

@@ -248,7 +248,7 @@ func newReader(c net.Conn) *reader {
 		b := make([]byte, 4096)
 		for {
 			r.gate.Lock()
-			r.gate.Unlock()
+			r.gate.Unlock() //nolint:staticcheck // only waits until reading is allowed
 			n, err := c.Read(b)
 			r.mu.Lock()
 			r.got, r.err = append(r.got, b[:n]...), err

@@ -28,7 +28,7 @@ const (
 	maxNote  = 256
 )
 
-// ErrBadRevocation: what is to be revoked is not said well enough.
+// ErrBadRevocation says that what is to be revoked is not said well enough.
 var ErrBadRevocation = errors.New("bad revocation")
 
 // Revoke makes r durable, ends the sessions it concerns and applies it. It

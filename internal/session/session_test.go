@@ -314,7 +314,7 @@ func TestREF06EndingOthersAndAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := rs[len(rs)-1]
-	if !(before.Rev < last.Seq) || after.Rev < last.Seq {
+	if before.Rev >= last.Seq || after.Rev < last.Seq {
 		t.Errorf("rev before %d, revocation %d, rev after %d", before.Rev, last.Seq, after.Rev)
 	}
 }

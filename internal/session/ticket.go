@@ -26,7 +26,7 @@ const (
 	maxRemembered = 4096
 )
 
-// ErrTicketPath: a ticket is asked for what is no path.
+// ErrTicketPath says that a ticket is asked for what is no path.
 var ErrTicketPath = errors.New("path is the WebSocket's path as it stands in its URL, for example /chat/lobby, without query or fragment")
 
 // usedTicket is whose a redeemed ticket was.

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -39,7 +38,7 @@ func TestMain(m *testing.M) {
 		if raceEnabled {
 			args = append(args, "-race")
 		}
-		build := exec.Command(filepath.Join(runtime.GOROOT(), "bin", "go"), append(args, "github.com/wsbouncer/wsbouncer/cmd/wsbouncer")...)
+		build := exec.Command("go", append(args, "github.com/wsbouncer/wsbouncer/cmd/wsbouncer")...)
 		build.Stdout, build.Stderr = os.Stderr, os.Stderr
 		if err := build.Run(); err != nil {
 			fmt.Fprintln(os.Stderr, "building the program under test:", err)
