@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,7 +88,7 @@ func TestSES10RevocationAfterExpiryStillCuts(t *testing.T) {
 }
 
 func TestSES10FrameThatDoesNotFinishIsCut(t *testing.T) {
-	everyKind(t, func(t *testing.T, kind string) {
+	everyKindAtOnce(t, func(t *testing.T, kind string) {
 		r := newRig(t, kind, nil)
 		b := down(frame.Text, "all of a frame")
 		send(t, r.upstream, b[:9])
@@ -285,41 +286,50 @@ func TestSES10EndAtARandomMoment(t *testing.T) {
 		rounds = 3
 	}
 	var closes atomic.Int64
+	t.Cleanup(func() {
+		if closes.Load() == 0 {
+			t.Error("no connection at all ended with a close frame")
+		}
+	})
 	everyKind(t, func(t *testing.T, kind string) {
 		seed := rand.New(rand.NewPCG(11, uint64(len(kind))))
 		sent := [2][]byte{traffic(seed, 1<<20, true), traffic(seed, 1<<20, false)}
-		for range rounds {
+		for round := range rounds {
 			e := []reason.End{reason.SessionRevoked, reason.TokenExpired, reason.Idle}[seed.IntN(3)]
 			at := int64(seed.IntN(1 << 19))
-			r := newRig(t, kind, nil)
-			var wg sync.WaitGroup
-			for i, d := range []struct{ from, to net.Conn }{{r.client, r.upstream}, {r.upstream, r.client}} {
-				rnd := rand.New(rand.NewPCG(seed.Uint64(), 1))
-				wg.Go(func() { _ = scatter(rnd, d.from, sent[i]) })
-				wg.Go(func() {
-					_ = d.to.SetReadDeadline(time.Now().Add(20 * time.Second))
-					got, err := io.ReadAll(d.to)
-					if errors.Is(err, os.ErrDeadlineExceeded) {
-						t.Error("the socket stayed open")
-					}
-					if checkPrefix(t, sent[i], got, e, i == 1) {
-						closes.Add(1)
-					}
-				})
-			}
-			for r.conn.Stats().ClientBytes < at {
-				time.Sleep(50 * time.Microsecond)
-			}
-			r.conn.End(e)
-			r.wait()
-			_ = r.client.Close()
-			_ = r.upstream.Close()
-			wg.Wait()
+			seeds := [2]uint64{seed.Uint64(), seed.Uint64()}
+			t.Run(strconv.Itoa(round), func(t *testing.T) {
+				t.Parallel()
+				endAt(t, kind, sent, seeds, e, at, &closes)
+			})
 		}
 	})
-	if closes.Load() == 0 {
-		t.Error("no connection at all ended with a close frame")
+}
+
+func endAt(t *testing.T, kind string, sent [2][]byte, seeds [2]uint64, e reason.End, at int64, closes *atomic.Int64) {
+	r := newRig(t, kind, nil)
+	var wg sync.WaitGroup
+	for i, d := range []struct{ from, to net.Conn }{{r.client, r.upstream}, {r.upstream, r.client}} {
+		wg.Go(func() { _ = scatter(rand.New(rand.NewPCG(seeds[i], 1)), d.from, sent[i]) })
+		wg.Go(func() {
+			_ = d.to.SetReadDeadline(time.Now().Add(20 * time.Second))
+			got, err := io.ReadAll(d.to)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the socket stayed open")
+			}
+			if checkPrefix(t, sent[i], got, e, i == 1) {
+				closes.Add(1)
+			}
+		})
 	}
+	for r.conn.Stats().ClientBytes < at {
+		time.Sleep(50 * time.Microsecond)
+	}
+	r.conn.End(e)
+	r.wait()
+	_ = r.client.Close()
+	_ = r.upstream.Close()
+	wg.Wait()
 }
 
 // checkPrefix reports whether got ends in a close frame.

@@ -197,6 +197,7 @@ func violationCases() []violationCase {
 func TestFRM02FRM04FRM05FRM08Violations(t *testing.T) {
 	for _, c := range violationCases() {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			for _, kind := range kinds {
 				answer := closePayload(c.end.Code, "")
 				r := newRig(t, kind, c.o)
@@ -234,7 +235,7 @@ func TestFRM06TextSpoiledAfterItsFrameBegan(t *testing.T) {
 }
 
 func TestSES19PeerThatNeverAnswersIsCut(t *testing.T) {
-	everyKind(t, func(t *testing.T, kind string) {
+	everyKindAtOnce(t, func(t *testing.T, kind string) {
 		r := newRig(t, kind, nil)
 		began := time.Now()
 		r.conn.End(reason.SessionRevoked)
@@ -264,7 +265,7 @@ func TestSES19PeerThatNeverAnswersIsCut(t *testing.T) {
 }
 
 func TestSES19UpstreamThatNeverAnswersTheClientsClose(t *testing.T) {
-	everyKind(t, func(t *testing.T, kind string) {
+	everyKindAtOnce(t, func(t *testing.T, kind string) {
 		r := newRig(t, kind, nil)
 		send(t, r.client, up(frame.Close, closePayload(4001, "bye")))
 		if h, payload := readFrame(t, r.upstream); h.Op != frame.Close || payload != closePayload(4001, "bye") {

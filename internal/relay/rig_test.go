@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"flag"
 	"io"
 	"math/big"
 	"net"
@@ -22,7 +23,12 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/relay"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Tests that run beside each other here wait for clocks, not for processors.
+	flag.Parse()
+	_ = flag.Set("test.parallel", "12")
+	goleak.VerifyTestMain(m)
+}
 
 // ended is what OnEnd was told.
 type ended struct {
@@ -45,6 +51,14 @@ func everyKind(t *testing.T, f func(t *testing.T, kind string)) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) { f(t, kind) })
 	}
+}
+
+// everyKindAtOnce is everyKind for tests that mostly wait.
+func everyKindAtOnce(t *testing.T, f func(t *testing.T, kind string)) {
+	everyKind(t, func(t *testing.T, kind string) {
+		t.Parallel()
+		f(t, kind)
+	})
 }
 
 func newRig(t testing.TB, kind string, configure func(*relay.Config)) *rig {
