@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -18,8 +19,18 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/config"
 )
 
-// version is set by the Makefile.
-var version = "devel"
+// version is set by the Makefile; go install leaves it to the build's own record.
+var version = ""
+
+func init() {
+	if version != "" {
+		return
+	}
+	version = "devel"
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		version = info.Main.Version
+	}
+}
 
 // Exit codes: what scripts rely on.
 const (
