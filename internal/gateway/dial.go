@@ -128,9 +128,6 @@ func (g *Gateway) upgrade(ctx context.Context, c net.Conn, u *upstream, h *hands
 	// The context's end, whatever ends it, ends the exchange.
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = c.SetDeadline(deadline)
-	}
 	if _, err := c.Write(head); err != nil {
 		return nil, err
 	}
@@ -140,6 +137,9 @@ func (g *Gateway) upgrade(ctx context.Context, c net.Conn, u *upstream, h *hands
 	if err != nil {
 		if limited.N <= 0 {
 			return nil, answerError(fmt.Sprintf("its answer's head is above %d bytes", maxHead))
+		}
+		if ctx.Err() != nil { // half a head that came in time is only malformed to its reader
+			return nil, context.Cause(ctx)
 		}
 		return nil, err
 	}
