@@ -110,7 +110,9 @@ func target(u *upstream, r *http.Request) string {
 	return path
 }
 
-// hopByHop are the names that the client's Connection header lists.
+// hopByHop are the names that the client's Connection header lists. Origin is
+// meant for every hop, whatever the client says of it: an upstream that judges
+// it too must not be told of none.
 func hopByHop(h http.Header) map[string]bool {
 	names := map[string]bool{}
 	for _, line := range h["Connection"] {
@@ -118,6 +120,7 @@ func hopByHop(h http.Header) map[string]bool {
 			names[folded(strings.TrimSpace(name))] = true
 		}
 	}
+	delete(names, "origin")
 	return names
 }
 
