@@ -199,7 +199,7 @@ func (a *App) dispatch(api *authapi.API) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := r.URL.Path
 		for _, prefix := range prefixes {
-			if rest, ok := strings.CutPrefix(p, prefix); ok && (rest == "" || rest[0] == '/') && path.Clean(p) == p && r.Method != http.MethodConnect {
+			if rest, ok := strings.CutPrefix(p, prefix); ok && (rest == "" || rest[0] == '/') && clean(p) && r.Method != http.MethodConnect {
 				mux.ServeHTTP(w, r)
 				return
 			}
@@ -211,6 +211,10 @@ func (a *App) dispatch(api *authapi.API) http.Handler {
 		a.gateway.ServeHTTP(w, r)
 	})
 }
+
+// clean reports whether a mux takes a path as it is. A slash at the end is: what
+// it ends is still ours and no upstream's.
+func clean(p string) bool { return path.Clean(p) == strings.TrimSuffix(p, "/") }
 
 // isReady says why no connection is taken.
 func (a *App) isReady(context.Context) error {

@@ -115,13 +115,16 @@ func (a *API) table() []endpoint {
 	return list
 }
 
-// Mount puts the API on mux. Whatever else is below AuthPath is no_route, so
-// that it can never reach an upstream.
+// Mount puts the API on mux. Whatever else is at or below AuthPath is no_route,
+// so that it can never reach an upstream, and mux redirects nobody.
 func (a *API) Mount(mux *http.ServeMux) {
 	for _, e := range a.endpoints {
 		mux.Handle(e.path, a.serve(e))
 	}
-	mux.Handle(a.o.AuthPath+"/", a.serve(endpoint{methods: nil}))
+	nothing := a.serve(endpoint{methods: nil})
+	for _, path := range []string{a.o.AuthPath, a.o.AuthPath + "/"} {
+		mux.Handle(path, nothing)
+	}
 }
 
 // serve is the pipeline of every request.
