@@ -168,8 +168,12 @@ func (c *core) bind(l *Live, a *Admission, e Ender, limits Limits) (evicted *Liv
 	p := a.Principal
 	l.mu.Lock()
 	if l.state == ended {
+		why, waited := l.reason, l.waited
 		l.mu.Unlock()
-		return nil, refusalFor(l.reason)
+		if waited {
+			return nil, afterwards(why) // a close frame can say it as it is
+		}
+		return nil, refusalFor(why)
 	}
 	l.ender = e
 	l.opening = p

@@ -533,6 +533,29 @@ func TestAUT05FirstMessage(t *testing.T) {
 	})
 }
 
+// Who was let go between its first message and its second Track is told why.
+func TestAFirstMessageThatCameTooLateIsToldWhy(t *testing.T) {
+	for _, why := range []wsbouncer.Reason{reason.AuthTimeout, reason.Restarting} {
+		b, w := bouncer(t, nil)
+		a, err := b.Admit(handshake(nil), wsbouncer.Demand{TokenFrom: []string{"first_message"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := b.Track(a, newEnder())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.AdmitToken(t.Context(), a, w.token()); err != nil {
+			t.Fatal(err)
+		}
+		l.End(why)
+		_, err = b.Track(a, newEnder())
+		if ref := refusal(t, err); ref.Code != why.Text || ref.CloseCode != why.Code {
+			t.Errorf("%s: refused with %d %s", why, ref.CloseCode, ref.Code)
+		}
+	}
+}
+
 func TestUnauthenticatedPerAddress(t *testing.T) {
 	b, _ := bouncer(t, func(o *wsbouncer.Options) { o.Limits.UnauthenticatedPerIP = 1 })
 	d := wsbouncer.Demand{TokenFrom: []string{"first_message"}}

@@ -34,7 +34,7 @@ func (h *handshake) firstMessage(ctx context.Context, w http.ResponseWriter) {
 		return
 	}
 	protocol := pick(h.rt.Protocols, h.a.Protocols)
-	_ = client.SetDeadline(time.Now().Add(h.limits.WriteTimeout))
+	_ = client.SetWriteDeadline(time.Now().Add(h.limits.WriteTimeout))
 	if early > 0 {
 		client.Close()
 		live.Release(reason.ProtocolError)
@@ -45,13 +45,14 @@ func (h *handshake) firstMessage(ctx context.Context, w http.ResponseWriter) {
 		live.Release(reason.ClientGone)
 		return
 	}
+	h.answered = true
 	reader := frame.NewReader(client, frame.Options{FromClient: true, MaxMessage: int64(h.limits.TokenBytes + firstMessageSlack)})
 	end := h.authenticate(ctx, client, reader, live, protocol)
 	if end.IsZero() {
 		return
 	}
 	live.Release(end)
-	farewell(client, end)
+	farewell(client, reader, end)
 }
 
 // authenticate is everything from the first message to the relay. A zero end
@@ -85,29 +86,32 @@ func (h *handshake) authenticate(ctx context.Context, client net.Conn, reader *f
 		err = reason.UpstreamRefused
 	}
 	if err != nil {
-		if why, ended := live.Ended(); ended {
-			return why
-		}
-		return closing(err)
+		return whyEnded(live, closing(err))
 	}
 	if err := live.Open(); err != nil {
 		up.close()
-		if why, ended := live.Ended(); ended {
-			return why
-		}
-		return closing(err)
+		return whyEnded(live, closing(err))
 	}
 	if !stop() {
 		up.close()
-		return reason.ClientGone
+		return whyEnded(live, reason.ClientGone)
 	}
 	_ = client.SetWriteDeadline(time.Now().Add(h.limits.WriteTimeout))
 	if _, err := client.Write(frame.Append(nil, frame.Text, says("ok", live.ExpiresAt()), false)); err != nil {
 		up.close()
-		return reason.ClientGone
+		return whyEnded(live, reason.ClientGone)
 	}
 	h.relay(live, client, reader.Buffered(), up)
 	return wsbouncer.Reason{}
+}
+
+// whyEnded prefers the end that the library gave the connection meanwhile over
+// the failure it caused.
+func whyEnded(live *wsbouncer.Live, otherwise wsbouncer.Reason) wsbouncer.Reason {
+	if why, ended := live.Ended(); ended {
+		return why
+	}
+	return otherwise
 }
 
 // readToken waits for {"wsbouncer":"auth","token":"…"}.
@@ -179,7 +183,7 @@ const (
 )
 
 // farewell sends a close frame and closes when the peer did, or soon.
-func farewell(c net.Conn, end wsbouncer.Reason) {
+func farewell(c net.Conn, reader *frame.Reader, end wsbouncer.Reason) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(farewellTime))
 	code := end.Code
@@ -189,11 +193,5 @@ func farewell(c net.Conn, end wsbouncer.Reason) {
 	if _, err := c.Write(frame.AppendClose(nil, code, end.Text, false)); err != nil {
 		return
 	}
-	var buf [4096]byte
-	for n := 0; n < farewellBytes; {
-		m, err := c.Read(buf[:])
-		if n += m; err != nil {
-			return
-		}
-	}
+	reader.AwaitClose(farewellBytes)
 }

@@ -25,6 +25,9 @@ type handshake struct {
 	a      *wsbouncer.Admission
 	limits wsbouncer.Limits
 	c      *conn
+	// answered: the client has its 101, so that nothing can be negotiated
+	// between it and the upstream any more.
+	answered bool
 }
 
 // conn is what the library ends: before the relay runs, the handshake; then
@@ -40,25 +43,23 @@ type conn struct {
 func (c *conn) End(why wsbouncer.Reason) {
 	c.mu.Lock()
 	c.ended = why
-	started := c.relay
+	started, cancel := c.relay, c.cancel
 	c.mu.Unlock()
 	if started != nil {
 		started.End(why)
 		return
 	}
-	c.cancel()
+	cancel()
 }
 
-// started hands the connection to its relay. An end that came before goes
-// there at once.
-func (c *conn) started(r *relay.Conn) {
+// start starts the relay. An end that came before is the relay's from its
+// beginning: whoever asked for it was told that nothing is forwarded any more.
+func (c *conn) start(cfg relay.Config) *relay.Conn {
 	c.mu.Lock()
-	c.relay, c.cancel = r, nil
-	why := c.ended
-	c.mu.Unlock()
-	if !why.IsZero() {
-		r.End(why)
-	}
+	defer c.mu.Unlock()
+	cfg.Ended = c.ended
+	c.relay, c.cancel = relay.Start(cfg), nil
+	return c.relay
 }
 
 // admitted dials the upstream and answers the client. The error is what the
@@ -131,7 +132,7 @@ func (h *handshake) relay(live *wsbouncer.Live, client net.Conn, fromClient []by
 		},
 		Compression: up.extensions != "", CheckUTF8: h.rt.UTF8Check, Wheel: h.g.wheel,
 	}
-	server, c := up.server, h.c
+	server := up.server
 	var inBand *refresher
 	if h.rt.InBandRefresh {
 		inBand = newRefresher(h.g.wheel, live)
@@ -148,11 +149,10 @@ func (h *handshake) relay(live *wsbouncer.Live, client net.Conn, fromClient []by
 		live.UpstreamMessages.Store(s.UpstreamMessages)
 		live.Release(end)
 	}
-	r := relay.Start(cfg)
+	r := h.c.start(cfg)
 	if inBand != nil {
 		inBand.start(r)
 	}
-	c.started(r)
 }
 
 // hijack takes the connection from net/http. early is how much the client had

@@ -40,6 +40,24 @@ func TestSES10EndAtABoundaryTellsBothAtOnce(t *testing.T) {
 	})
 }
 
+// What ended before the relay began sends its close frames and nothing else,
+// whatever was read before.
+func TestSES10EndBeforeTheBeginning(t *testing.T) {
+	everyKind(t, func(t *testing.T, kind string) {
+		for _, e := range []reason.End{reason.TokenExpired, reason.LoggedOut} {
+			r := newRig(t, kind, func(cfg *relay.Config) {
+				cfg.Ended = e
+				cfg.FromClient, cfg.FromUpstream = up(frame.Text, "early"), down(frame.Text, "early")
+			})
+			expectClose(t, r.client, e.Code, e.Text, up(frame.Close, closePayload(e.Code, "")))
+			expectClose(t, r.upstream, e.Code, e.Text, down(frame.Close, closePayload(e.Code, "")))
+			if got := r.wait(); got.end != e || got.stats.By != relay.Gateway {
+				t.Errorf("ended %+v by %v", got.end, got.stats.By)
+			}
+		}
+	})
+}
+
 func TestSES10RevocationCutsInsideAFrame(t *testing.T) {
 	everyKind(t, func(t *testing.T, kind string) {
 		r := newRig(t, kind, nil)

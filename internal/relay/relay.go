@@ -59,6 +59,9 @@ type Config struct {
 	// connection's own goroutine, never twice at once, at most once a second,
 	// and may call c.End.
 	InBand func(c *Conn, message []byte) (answer []byte)
+	// Ended, when set, is how the connection ended before it began: its close
+	// frames leave, and nothing else does.
+	Ended reason.End
 	// OnEnd is called exactly once, when both sides are closed and nothing of
 	// the connection runs any more. It may be called before Start returns.
 	OnEnd func(end reason.End, s Stats)
@@ -131,6 +134,9 @@ func Start(cfg Config) *Conn {
 	o.FromClient = true
 	c.up.init(c, Client, o, cfg.FromClient)
 	c.up.messageRate, c.up.byteRate = cfg.Limits.MessageRate, cfg.Limits.ByteRate
+	if !cfg.Ended.IsZero() {
+		c.finish(cfg.Ended, Gateway)
+	}
 	c.startIdle()
 	c.running.Store(2)
 	go c.up.run()
