@@ -94,29 +94,10 @@ func (b *Bouncer) refuseByClose(w http.ResponseWriter, r *http.Request, ref *Ref
 	return true
 }
 
-// awaitClose reads until the peer has closed too, for at most farewell: a socket
-// closed over unread bytes is reset, and our close frame lost with it. The
-// scanner is where the client's frames are, held what was read beyond it.
+// awaitClose gives the client its time to answer our close frame.
 func awaitClose(conn net.Conn, s frame.Scanner, held []byte) {
 	_ = conn.SetReadDeadline(time.Now().Add(farewell))
-	buf := make([]byte, 1024)
-	for read := 0; read < farewellBytes && !s.Closed(); {
-		k := copy(buf, held)
-		n, err := conn.Read(buf[k:])
-		read += n
-		rest := buf[:k+n]
-		for {
-			m, c, bad := s.Scan(rest)
-			rest = rest[m:]
-			if bad != nil || c.Op == 0 || c.Op == frame.Close {
-				break
-			}
-		}
-		if err != nil {
-			return
-		}
-		held = append([]byte(nil), rest[:min(len(rest), frame.MaxControlFrame)]...)
-	}
+	frame.AwaitClose(conn, s, held, farewellBytes)
 }
 
 // acceptKey is RFC 6455 §4.2.2, item 5.4.

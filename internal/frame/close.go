@@ -1,6 +1,9 @@
 package frame
 
-import "unicode/utf8"
+import (
+	"io"
+	"unicode/utf8"
+)
 
 // LegalCode reports whether code may stand in a close frame on the wire: those
 // of RFC 6455 §7.4.1 and of the IANA registry's 1000 range, and the ranges for
@@ -34,6 +37,40 @@ func ParseClose(payload []byte) (code uint16, text string, err error) {
 		return 0, "", errCloseText
 	}
 	return code, string(payload[2:]), nil
+}
+
+// AwaitClose reads on after our close frame and drops what comes, until the
+// peer's own close frame has come, r ends, or about limit bytes were read: a
+// socket closed over unread bytes is reset, and our close frame lost with it. s
+// is where the peer's frames are, held what was read beyond it. Deadlines are
+// the caller's.
+func AwaitClose(r io.Reader, s Scanner, held []byte, limit int) {
+	buf := make([]byte, 1024)
+	for read := 0; ; {
+		held = s.drop(held)
+		if s.Closed() || read >= limit {
+			return
+		}
+		k := copy(buf, held)
+		n, err := r.Read(buf[k:])
+		if err != nil {
+			return
+		}
+		read += n
+		held = buf[:k+n]
+	}
+}
+
+// drop scans p as far as that goes and returns what must come again. After a
+// violation nothing means anything any more.
+func (s *Scanner) drop(p []byte) []byte {
+	for {
+		n, c, err := s.Scan(p)
+		p = p[n:]
+		if err != nil || c.Op == 0 || c.Op == Close {
+			return p[:min(len(p), MaxControlFrame)]
+		}
+	}
 }
 
 var (

@@ -154,4 +154,7 @@ func (r *Reader) control(op Opcode, whole []byte) error {
 // reads the stream next.
 func (r *Reader) Buffered() []byte { return r.buf }
 
+// AwaitClose is AwaitClose from where r is.
+func (r *Reader) AwaitClose(limit int) { AwaitClose(r.rw, r.s, r.buf, limit) }
+
 var errControls = &Error{ErrProtocol, "control frames instead of a message"}
