@@ -390,7 +390,7 @@ type revokeCmd struct {
 
 type revokeFlags struct {
 	adminFlags
-	Issuer string `placeholder:"ISS" help:"Whose (default: our own issuer)."`
+	Issuer string `placeholder:"ISS" help:"Whose (default: our own issuer, or else the only one that is trusted)."`
 	Reason string `help:"For the records."`
 }
 

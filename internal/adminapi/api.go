@@ -26,6 +26,9 @@ type Options struct {
 	Sessions *session.Service
 	// Issuer is our own issuer's name; empty without one.
 	Issuer string
+	// DefaultIssuer is whose a revocation is that names no issuer, or "" where
+	// that cannot be told; nil: Issuer.
+	DefaultIssuer func() string
 	// Accounts and Ring are nil without an issuer; the calls about them are
 	// then refused.
 	Accounts *account.Service
@@ -73,6 +76,9 @@ func New(o Options) http.Handler {
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
+	}
+	if o.DefaultIssuer == nil {
+		o.DefaultIssuer = func() string { return o.Issuer }
 	}
 	a := &api{o}
 	mux := http.NewServeMux()

@@ -55,6 +55,13 @@ func (a *api) revoke(w http.ResponseWriter, r *http.Request) error {
 	if rev.Kind == "key" && a.ownIssuer(rev.Issuer) && a.hasKey(rev.Value) {
 		return a.dropKey(w, r, rev.Value, in.Reason)
 	}
+	if rev.Issuer == "" {
+		// Taken for somebody's who has nothing here, it would be answered as
+		// done and end nothing.
+		if rev.Issuer = a.DefaultIssuer(); rev.Issuer == "" {
+			return invalid("More than one issuer is trusted and none of them is our own: name the issuer.")
+		}
+	}
 	return a.carryOut(w, r, rev, in.Reason)
 }
 

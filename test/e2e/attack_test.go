@@ -1,0 +1,37 @@
+package e2e_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// Without an issuer of our own a revocation that names none means the only one
+// that is trusted; where there are two it is refused. It is never answered as
+// done with nothing done.
+func TestARevocationWithoutAnIssuerIsNeverAnsweredForNothing(t *testing.T) {
+	up := newUpstream(t, nil)
+	route := `  - {path: /chat, upstream: "ws://UPSTREAM", scopes: [chat]}
+`
+	t.Run("one", func(t *testing.T) {
+		s, iss := gate(t, up, route)
+		c := s.connect("/chat", bearer(iss.token())).alive()
+		s.cli("revoke", "subject", "alice")
+		c.closes(3000, "subject_revoked")
+		s.refused(401, "token_revoked", "/chat", bearer(iss.token(claims{"iat": time.Now().Add(-time.Minute).Unix()})))
+	})
+	t.Run("two", func(t *testing.T) {
+		iss := newIssuer(t, "https://idp.example")
+		trust := trustYAML(iss.name) + strings.TrimPrefix(trustYAML("https://other.example"), "trust:\n")
+		s := start(t, up, trust+"routes:\n"+route, iss.trusted)
+		c := s.connect("/chat", bearer(iss.token())).alive()
+		for _, what := range [][]string{{"subject", "alice"}, {"session", "s1"}, {"key", "k1"}, {"token", "j1"}, {"before", "2026-01-01T00:00:00Z"}} {
+			if out, code := s.command("", append([]string{"revoke"}, what...)...); code != 1 || !strings.Contains(out, "issuer") {
+				t.Errorf("revoke %s: exit code %d, %q", what[0], code, out)
+			}
+		}
+		c.alive()
+		s.cli("revoke", "subject", "alice", "--issuer", iss.name)
+		c.closes(3000, "subject_revoked")
+	})
+}
