@@ -23,6 +23,7 @@ type refresher struct {
 	mu    sync.Mutex
 	conn  *relay.Conn
 	over  bool
+	due   time.Time // the deadline that is warned of
 	timer wheel.Timer
 }
 
@@ -52,23 +53,29 @@ func (f *refresher) stop() {
 	f.wheel.Stop(&f.timer)
 }
 
-// schedule arms the warning for a token that is good from now on.
+// schedule arms the warning of the deadline in force, unless it is armed or was
+// given already: of one deadline there is one warning.
 func (f *refresher) schedule(now time.Time) {
-	if f.over {
+	at := f.live.ExpiresAt()
+	if f.over || at.Equal(f.due) {
 		return
 	}
-	left := f.live.ExpiresAt().Sub(now)
-	f.wheel.Schedule(&f.timer, now.Add(left*warnAt/10), f)
+	f.due = at
+	f.wheel.Schedule(&f.timer, now.Add(at.Sub(now)*warnAt/10), f)
 }
 
 // Expire implements wheel.Expirer: most of the token's life is over.
 func (f *refresher) Expire(_ *wheel.Timer, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.over || f.conn == nil || now.After(f.live.ExpiresAt()) {
-		return
+	at := f.live.ExpiresAt()
+	switch {
+	case f.over || f.conn == nil || now.After(at):
+	case !at.Equal(f.due): // extended over HTTP meanwhile
+		f.schedule(now)
+	default:
+		f.conn.Notify(says("expiring", at))
 	}
-	f.conn.Notify(says("expiring", f.live.ExpiresAt()))
 }
 
 // message handles a client's message to us. The relay calls it for one
