@@ -9,6 +9,8 @@ import type { BouncedWebSocket, Options, Session, WsBouncerEventMap } from "./ty
 interface Known {
   id: string;
   subject: string;
+  /** The app's own token itself; undefined where cookies speak. */
+  token: string | undefined;
   expiresAt: number;
   /** From here on it is renewed before anything is opened with it. */
   renewAt: number;
@@ -19,6 +21,7 @@ interface Live {
   cid: string;
   expiresAt: number;
   renewAt: number;
+  lose: () => void;
 }
 
 /** setTimeout counts in 32 bits. */
@@ -30,11 +33,17 @@ function renewal(expiresAt: number): number {
   return now + Math.max(0, expiresAt - now) * (0.75 + 0.1 * Math.random());
 }
 
-/** The `exp` of a JWT in ms, or Infinity: an opaque token does not tell. */
-function expiry(token: string): number {
+/**
+ * When a JWT of the app ends, in ms by this clock; Infinity when it does not
+ * tell. The clock here may be wrong, but no token has more than its whole life
+ * left, and a fresh one at least half of it.
+ */
+function expiry(token: string, fresh: boolean): number {
+  const now = Date.now();
   try {
-    const payload = token.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/");
-    return JSON.parse(atob(payload)).exp * 1000 || Infinity;
+    const { exp, iat } = JSON.parse(atob(token.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/")));
+    const life = exp * 1000 - (iat * 1000 || now);
+    return now + Math.min(life, Math.max(exp * 1000 - now, fresh ? life / 2 : 0, 0)) || Infinity;
   } catch {
     return Infinity;
   }
@@ -57,6 +66,8 @@ export class WsBouncer extends EventTarget {
   readonly #base: string;
   readonly #call: Call;
   readonly #getToken: Options["getToken"];
+  /** So long after its deadline, in ms, a connection cannot be alive: servers grant foreign tokens up to a minute. */
+  readonly #grace: number;
   readonly #tabs: Tabs | undefined;
   readonly #host: Host;
   readonly #sockets = new Set<Socket>();
@@ -72,7 +83,12 @@ export class WsBouncer extends EventTarget {
   #asking: Promise<Session | null> | undefined;
   #refreshing: Promise<void> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #fresh = false;
+  /** Ends now what #lost would end after a while. */
+  #hurry = (): void => {};
+  /** The app's token that was not taken, or is about to end: wanted is another. */
+  #stale: string | undefined;
+  /** A newer token of the app is on its way. */
+  #minting: Promise<string> | undefined;
 
   constructor({ url, authPath = "/auth", getToken, fetch: fetcher, WebSocket: Native }: Options) {
     super();
@@ -80,6 +96,7 @@ export class WsBouncer extends EventTarget {
     this.url = server.origin;
     this.#base = server.origin + authPath;
     this.#getToken = getToken;
+    this.#grace = getToken ? 70_000 : 10_000;
     this.#call = caller(this.#base, fetcher ?? ((input, init) => fetch(input, init)));
     if (!getToken) this.#tabs = new Tabs(`wsbouncer ${this.#base}`, (message) => this.#receive(message));
     const socket = `ws${server.protocol.slice(4)}//${server.host}`;
@@ -91,8 +108,12 @@ export class WsBouncer extends EventTarget {
         if (address.host !== server.host) throw new DOMException(`${address.host} is not ${server.host}.`, "SyntaxError");
         return new URL(socket + address.pathname + address.search);
       },
-      ticket: (path) => this.#authorized("/ticket", { path }),
-      opened: (cid) => this.#opened(cid),
+      ticket: async (path) => {
+        const ticket = await this.#authorized<{ ticket: string; connection: string }>("/ticket", { path });
+        // As of now: the token may be renewed before the connection is open and can be named.
+        const { expiresAt, renewAt } = this.#known ?? { expiresAt: Infinity, renewAt: Infinity };
+        return { ...ticket, opened: (lose) => this.#opened({ cid: ticket.connection, expiresAt, renewAt, lose }) };
+      },
       confirm: (refresh) => this.#confirm(refresh),
       enlist: (s) => {
         this.#sockets.add(s);
@@ -172,7 +193,9 @@ export class WsBouncer extends EventTarget {
   /** Closes every socket and stops all timers. The session stays. */
   close(): void {
     for (const socket of this.#sockets) socket.close();
-    clearTimeout(this.#timer);
+    this.#hurry();
+    this.#live.clear();
+    this.#arm();
     this.#tabs?.close();
   }
 
@@ -182,12 +205,13 @@ export class WsBouncer extends EventTarget {
   }
 
   async #fetchSession(): Promise<Session> {
-    const s = await this.#call<{ subject: string; session_id: string; scope?: string; expires_in: number }>("/session", undefined, await this.#token());
+    const token = await this.#token();
+    const s = await this.#call<{ subject: string; session_id: string; scope?: string; expires_in: number }>("/session", undefined, token);
     const expiresAt = Date.now() + s.expires_in * 1000;
     // Somebody else is logged in now: what was opened before is not theirs.
     if (this.#known?.subject && this.#known.subject !== s.subject) this.#lost(0);
     this.#unsure = false;
-    this.#known = { id: s.session_id, subject: s.subject, expiresAt, renewAt: renewal(expiresAt) };
+    this.#known = { id: s.session_id, subject: s.subject, token, expiresAt, renewAt: renewal(expiresAt) };
     return { subject: s.subject, sessionId: s.session_id, scopes: s.scope?.split(" ").filter(Boolean) ?? [], expiresAt };
   }
 
@@ -199,28 +223,35 @@ export class WsBouncer extends EventTarget {
       }
       if (Date.now() >= (this.#known?.renewAt ?? 0)) await this.#renew();
     }
+    const token = await this.#token();
     try {
-      return await this.#call<T>(path, body, await this.#token());
+      return await this.#call<T>(path, body, token);
     } catch (error) {
       if (!(error as WsBouncerError).loggedOut) throw error;
     }
-    await this.#renew();
+    await this.#renew(token);
     return this.#call<T>(path, body, await this.#token());
   }
 
   /** The app's own token; undefined where cookies speak. */
   async #token(): Promise<string | undefined> {
     if (!this.#getToken) return undefined;
-    const token = await this.#getToken({ fresh: this.#fresh });
-    this.#fresh = false;
-    const expiresAt = expiry(token);
-    if (expiresAt !== this.#known?.expiresAt) this.#known = { id: "", subject: "", expiresAt, renewAt: renewal(expiresAt) };
+    if (!this.#stale || this.#known?.token !== this.#stale) return this.#mint(false);
+    return (this.#minting ??= this.#mint(true).finally(() => (this.#minting = undefined)));
+  }
+
+  async #mint(fresh: boolean): Promise<string> {
+    const token = await this.#getToken!({ fresh });
+    if (token !== this.#known?.token) {
+      const expiresAt = expiry(token, fresh);
+      this.#known = { id: "", subject: "", token, expiresAt, renewAt: renewal(expiresAt) };
+    }
     return token;
   }
 
   /** After a 3000: true when it is worth another attempt. */
   async #confirm(refresh: boolean): Promise<boolean> {
-    this.#fresh = true;
+    this.#stale = this.#known?.token;
     if (this.#getToken) return true;
     if (!this.#known) return false; // logged out here, or told so by another tab
     const { subject } = this.#known;
@@ -232,9 +263,9 @@ export class WsBouncer extends EventTarget {
     }
   }
 
-  /** A newer token: from the app, or by the refresh cookie, once for all tabs. */
-  async #renew(): Promise<void> {
-    this.#fresh = true;
+  /** A newer token: from the app when next asked, or by the refresh cookie, once for all tabs. */
+  async #renew(stale = this.#known?.token): Promise<void> {
+    this.#stale = stale;
     if (this.#getToken) return;
     await (this.#refreshing ??= this.#refresh().finally(() => (this.#refreshing = undefined)));
   }
@@ -260,10 +291,13 @@ export class WsBouncer extends EventTarget {
 
   /** With tokens of the app: this tab's connections, by a newer one. */
   async #extend(): Promise<void> {
-    this.#fresh = true;
+    const stale = (this.#stale = this.#known?.token);
+    const token = await this.#token();
+    if (token === stale) throw new WsBouncerError("token_expired", "The app has no newer token.");
+    const { expiresAt } = this.#known!;
     const named = [...this.#live].map((live) => live.cid);
-    const a = await this.#call<{ extended?: string[]; expires_at: number }>("/extend", { connections: named }, await this.#token());
-    this.#renewed(a.expires_at * 1000, named, a.extended ?? []);
+    const { extended = [] } = await this.#call<{ extended?: string[] }>("/extend", { connections: named }, token);
+    this.#renewed(expiresAt, named, extended);
   }
 
   #renewed(expiresAt: number, named: readonly string[], extended: readonly string[], sessionId = ""): void {
@@ -283,8 +317,7 @@ export class WsBouncer extends EventTarget {
     this.dispatchEvent(new TokenEvent(expiresAt, extended));
   }
 
-  #opened(cid: string): () => void {
-    const live = { cid, expiresAt: this.#known?.expiresAt ?? Infinity, renewAt: this.#known?.renewAt ?? Infinity };
+  #opened(live: Live): () => void {
     this.#live.add(live);
     const changed = (): void => {
       this.#tabs?.announce([...this.#live].map((l) => l.cid));
@@ -297,26 +330,31 @@ export class WsBouncer extends EventTarget {
     };
   }
 
-  /** Sets the timer to the next renewal. Without live connections there is none: an idle session may lapse. */
+  /** Sets the timer to what comes next. Without live connections there is none: an idle session may lapse. */
   #arm(): void {
     clearTimeout(this.#timer);
-    const at = Math.min(...[...this.#live].map((live) => live.renewAt));
-    if (at < Infinity) this.#timer = setTimeout(() => void this.#due(at), Math.min(longest, Math.max(0, at - Date.now())));
+    const at = Math.min(...[...this.#live].map((live) => Math.min(live.renewAt, live.expiresAt + this.#grace)));
+    const wait = Math.max(0, at - Date.now());
+    if (wait < Infinity) this.#timer = setTimeout(() => (wait > longest ? this.#arm() : void this.#due(at)), Math.min(wait, longest));
   }
 
   async #due(at: number): Promise<void> {
-    if (Date.now() < at) return this.#arm();
+    const now = Math.max(at, Date.now()); // the clock may have been set back meanwhile
+    const due = [...this.#live].filter((live) => live.renewAt <= now);
     try {
-      await (this.#getToken ? this.#extend() : this.#renew());
+      if (due.length) await (this.#getToken ? this.#extend() : this.#renew());
     } catch (error) {
-      // Again after a while, as long as there is something to save; the first
-      // time soon, for the server repeats a lost answer only for some seconds.
-      const now = Date.now();
-      const wait = Math.max(1000 * 2 ** this.#failures++, ((error as WsBouncerError).retryAfter ?? 0) * 1000);
-      for (const live of this.#live) {
-        if (live.renewAt <= now) live.renewAt = live.expiresAt > now ? now + wait : Infinity;
+      // Again after a while, more often towards the deadline; the first time
+      // soon, for the server repeats a lost answer only for some seconds.
+      const backOff = 1000 * 2 ** this.#failures++;
+      for (const live of due) {
+        const left = live.expiresAt - Date.now();
+        const wait = Math.max(((error as WsBouncerError).retryAfter ?? 0) * 1000, Math.min(backOff, Math.max(1000, left / 2)));
+        live.renewAt = wait < left ? Date.now() + wait : Infinity;
       }
     }
+    // The server ended these long ago, and word of it was lost.
+    for (const live of this.#live) if (live.expiresAt + this.#grace <= Date.now()) live.lose();
     this.#arm();
   }
 
@@ -337,10 +375,15 @@ export class WsBouncer extends EventTarget {
     this.#unsure = false;
     for (const live of this.#live) live.renewAt = Infinity;
     this.#arm();
+    this.#hurry();
     const sockets = [...this.#sockets];
-    const end = (): void => sockets.forEach((socket) => socket.end(3000, "logged_out"));
-    if (grace) setTimeout(end, grace);
-    else end();
+    const timer = setTimeout(() => this.#hurry(), grace);
+    this.#hurry = () => {
+      clearTimeout(timer);
+      this.#hurry = () => {};
+      for (const socket of sockets) socket.end(3000, "logged_out");
+    };
+    if (!grace) this.#hurry();
     this.dispatchEvent(new Event("loggedout"));
   }
 }

@@ -15,6 +15,7 @@ export type Call = <T>(path: string, body?: object, bearer?: string) => Promise<
 export function caller(base: string, fetcher: typeof fetch): Call {
   return async <T>(path: string, body?: object, bearer?: string): Promise<T> => {
     let response: Response;
+    let text: string;
     try {
       response = await fetcher(base + path, {
         method: body ? "POST" : "GET",
@@ -32,10 +33,10 @@ export function caller(base: string, fetcher: typeof fetch): Call {
         keepalive: base.startsWith(`${globalThis.location?.origin}/`),
         signal: AbortSignal.timeout(timeout),
       });
+      text = await response.text(); // may break off in the middle, too
     } catch (cause) {
       throw new WsBouncerError("network", `${base} cannot be reached`, 0, 0, { cause });
     }
-    const text = await response.text().catch(() => "");
     let answer: any;
     try {
       answer = JSON.parse(text || "{}");

@@ -6,6 +6,11 @@ import { closeEvent, ReconnectingEvent } from "./events.ts";
 export interface Ticket {
   ticket: string;
   connection: string;
+  /**
+   * The connection is open: its deadline is looked after until the returned
+   * function is called. `lose` is called when it must be dead.
+   */
+  opened(lose: () => void): () => void;
 }
 
 /** What a socket needs of the login it follows. */
@@ -14,8 +19,6 @@ export interface Host {
   /** Resolves a path to the ws(s) address of this server, or throws SyntaxError. */
   address(url: string | URL): URL;
   ticket(path: string): Promise<Ticket>;
-  /** The connection is open: its deadline is looked after until the returned function is called. */
-  opened(connection: string): () => void;
   /** After a 3000: whether there still is a session to come back with. */
   confirm(refresh: boolean): Promise<boolean>;
   /** The socket exists, until the returned function is called. */
@@ -36,6 +39,9 @@ const CONNECTING = 0, OPEN = 1, CLOSING = 2, CLOSED = 3;
 
 /** A connection that stood so long, in ms, counts as a success: pauses start small again. */
 const stable = 5_000;
+
+/** No ticket lives longer, in ms: a handshake without an answer has failed. */
+const patience = 30_000;
 
 /** Full jitter: anything up to the bound, which doubles with every failure. */
 function pause(code: number, attempt: number): number {
@@ -70,7 +76,10 @@ export class Socket extends EventTarget implements WebSocket {
   readonly #leave: () => void;
   #state: 0 | 1 | 2 | 3 = CONNECTING;
   #binaryType: BinaryType = "blob";
+  /** The connection underneath, while there is one. */
   #inner: WebSocket | undefined;
+  /** It, or the one before: what it was stays readable after `close`. */
+  #last: WebSocket | undefined;
   #connection = "";
   #wake: () => void = () => {};
   #forced: End | undefined;
@@ -82,7 +91,7 @@ export class Socket extends EventTarget implements WebSocket {
     this.#host = host;
     this.#address = host.address(url);
     this.#protocols = typeof protocols === "string" ? [protocols] : [...protocols];
-    if (this.#protocols.some((p, i, all) => !/^[!#-'*+\-.^-z|~]+$/.test(p) || all.indexOf(p) !== i)) {
+    if (this.#protocols.some((p, i, all) => !/^[!#-'*+\-.0-9A-Z^-z|~]+$/.test(p) || all.indexOf(p) !== i)) {
       throw new DOMException("A subprotocol is empty, repeated or not a token.", "SyntaxError");
     }
     this.#lasting = lasting;
@@ -100,13 +109,13 @@ export class Socket extends EventTarget implements WebSocket {
     return this.#state;
   }
   get bufferedAmount(): number {
-    return this.#inner?.bufferedAmount ?? 0;
+    return this.#state === CONNECTING ? 0 : this.#last?.bufferedAmount ?? 0;
   }
   get protocol(): string {
-    return this.#inner?.protocol ?? "";
+    return this.#state === CONNECTING ? "" : this.#last?.protocol ?? "";
   }
   get extensions(): string {
-    return this.#inner?.extensions ?? "";
+    return this.#state === CONNECTING ? "" : this.#last?.extensions ?? "";
   }
   get binaryType(): BinaryType {
     return this.#binaryType;
@@ -122,7 +131,7 @@ export class Socket extends EventTarget implements WebSocket {
       throw new DOMException("The connection is not open.", "InvalidStateError");
     }
     // Not open any more: the native one drops it without a word, too.
-    this.#inner?.send(data as string);
+    this.#last?.send(data as string);
   }
 
   close(code?: number, reason = ""): void {
@@ -135,8 +144,8 @@ export class Socket extends EventTarget implements WebSocket {
     if (this.#state >= CLOSING) return;
     this.#state = CLOSING;
     if (this.#inner) {
-      if (code === undefined) this.#inner.close();
-      else this.#inner.close(code, reason);
+      if (code === undefined && !reason) this.#inner.close();
+      else this.#inner.close(code ?? 1000, reason);
     } else {
       queueMicrotask(() => this.#finish(aborted));
     }
@@ -144,6 +153,7 @@ export class Socket extends EventTarget implements WebSocket {
 
   /** Ends it now as the server would: whose login it followed is gone. */
   end(code: number, reason: string): void {
+    if (this.#state >= CLOSING) return;
     this.#forced ??= { code, reason, wasClean: true };
     this.close();
   }
@@ -167,7 +177,7 @@ export class Socket extends EventTarget implements WebSocket {
       }
       if (!this.#lasting) return this.#finish(end);
       if (this.#state !== CONNECTING) return; // closed while confirming: finished already
-      const delay = Math.max(end.wait ?? 0, pause(end.code, ++attempt));
+      const delay = (end.wait ?? 0) + pause(end.code, ++attempt);
       this.dispatchEvent(new ReconnectingEvent(end.code, end.reason, attempt, delay));
       if (this.#state === CONNECTING) await this.#sleep(delay);
     }
@@ -195,25 +205,34 @@ export class Socket extends EventTarget implements WebSocket {
       }
       let openedAt = 0;
       let closed = (): void => {};
-      this.#inner = inner;
+      const over = (end: End): void => {
+        clearTimeout(timer);
+        inner.onopen = inner.onmessage = inner.onclose = null;
+        closed();
+        this.#connection = "";
+        resolve({ ...end, ...(openedAt && { stood: Date.now() - openedAt }) });
+      };
+      const lose = (): void => {
+        over(aborted);
+        inner.close();
+      };
+      const timer = setTimeout(lose, patience);
+      this.#inner = this.#last = inner;
       inner.binaryType = this.#binaryType;
       inner.onopen = () => {
         if (this.#state !== CONNECTING) return;
+        clearTimeout(timer);
         this.#state = OPEN;
         openedAt = Date.now();
         this.#connection = ticket.connection;
-        closed = this.#host.opened(ticket.connection);
+        closed = ticket.opened(lose);
         this.dispatchEvent(new Event("open"));
       };
       inner.onmessage = ({ data, origin }) => {
         if (this.#state === OPEN) this.dispatchEvent(new MessageEvent("message", { data, origin: origin ?? this.#address.origin }));
       };
       inner.onerror = () => {}; // a close follows
-      inner.onclose = ({ code, reason, wasClean }) => {
-        closed();
-        this.#connection = "";
-        resolve({ code, reason, wasClean, ...(openedAt && { stood: Date.now() - openedAt }) });
-      };
+      inner.onclose = ({ code, reason, wasClean }) => over({ code, reason, wasClean });
     });
   }
 

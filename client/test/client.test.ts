@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { WebSocket as NodeWebSocket } from "ws";
-import { WsBouncer, WsBouncerError, type Options, type ReconnectingEvent, type TokenEvent } from "../src/index.ts";
+import { WsBouncer, WsBouncerError, type Options, type ReconnectingEvent } from "../src/index.ts";
 import { browser, next, Scripted } from "./server.ts";
 
 let server: Scripted;
@@ -33,20 +33,6 @@ async function loggedIn(username = "ann"): Promise<WsBouncer> {
   const auth = tab();
   await auth.login({ username, password: "right" });
   return auth;
-}
-
-/** Web Locks for a Node that has none: one holder at a time, in order. */
-function webLocks(): void {
-  const queues = new Map<string, Promise<unknown>>();
-  vi.stubGlobal("navigator", {
-    locks: {
-      request: (name: string, run: () => Promise<unknown>) => {
-        const turn = (queues.get(name) ?? Promise.resolve()).then(run);
-        queues.set(name, turn.catch(() => {}));
-        return turn;
-      },
-    },
-  });
 }
 
 /** Without pauses between attempts. */
@@ -144,6 +130,31 @@ test("what the native constructor refuses is refused, and other hosts never get 
   expect(server.count("/auth/ticket")).toBeLessThanOrEqual(1);
 });
 
+test("what a socket was stays readable after close, as with the native one", async () => {
+  const auth = await loggedIn();
+  const socket = auth.connect("/chat/lobby", ["chat.v2"]);
+  expect([socket.protocol, socket.extensions, socket.bufferedAmount]).toEqual(["", "", 0]);
+  await next(socket, "open");
+  expect(socket.protocol).toBe("chat.v2");
+  const closed = next<CloseEvent>(socket, "close");
+  socket.close(undefined, "bye"); // a reason alone is sent with 1000
+  expect(await closed).toMatchObject({ code: 1000, reason: "bye" });
+  expect(socket.protocol).toBe("chat.v2");
+  socket.send("12345");
+  expect(socket.bufferedAmount).toBeGreaterThanOrEqual(5);
+});
+
+test("between two connections there is no protocol, and nothing is buffered", async () => {
+  const auth = await loggedIn();
+  const socket = auth.connect("/chat/lobby", ["chat.v2"]);
+  await next(socket, "open");
+  const again = next(socket, "reconnecting");
+  server.sockets.get(socket.connection)!.close(1012, "restarting");
+  await again;
+  expect([socket.readyState, socket.protocol, socket.bufferedAmount]).toEqual([socket.CONNECTING, "", 0]);
+  expect(() => socket.send("x")).toThrow(expect.objectContaining({ name: "InvalidStateError" }));
+});
+
 test("a handler set to null or replaced is not called", async () => {
   const auth = await loggedIn();
   const socket = auth.connect("/chat/lobby");
@@ -205,7 +216,15 @@ test("Retry-After of a ticket is waited for", async () => {
   expect(await closed).toMatchObject({ code: 1006 });
 });
 
-test.each([1000, 1008, 1009, 3003])("%i is final", async (code) => {
+test("clients that were all told to wait as long do not all come back at once", async () => {
+  vi.spyOn(Math, "random").mockReturnValue(0.5);
+  const auth = await loggedIn();
+  server.script.set("/auth/ticket", [{ status: 503, body: { code: "not_ready", detail: "…" }, headers: { "retry-after": "1" } }]);
+  const socket = auth.connect("/chat/lobby");
+  expect(await next(socket, "reconnecting")).toMatchObject({ delay: 1_000 + 1_000 });
+});
+
+test.each([1000, 1002, 1007, 1008, 1009, 3003])("%i is final", async (code) => {
   const auth = await loggedIn();
   const socket = auth.connect("/chat/lobby");
   await next(socket, "open");
@@ -296,100 +315,12 @@ test("a refused ticket ends it as the handshake would have", async () => {
   expect(await next<CloseEvent>(auth.connect("/b"), "close")).toMatchObject({ code: 1008, reason: "no_route" });
 });
 
-test("the token is renewed at 80 % of its life under the live connection, which is named", async () => {
-  server.life = 0.5;
-  const auth = await loggedIn();
-  const socket = auth.connect("/chat/lobby");
-  await next(socket, "open");
-  const cid = socket.connection;
-  const close = vi.fn();
-  socket.onclose = close;
-  const began = Date.now();
-  const renewed = await next<TokenEvent>(auth, "token");
-  expect(Date.now() - began).toBeGreaterThan(250);
-  expect(Date.now() - began).toBeLessThan(500);
-  expect(renewed.extended).toEqual([cid]);
-  expect(renewed.expiresAt).toBeGreaterThan(Date.now());
-  expect(server.last("/auth/token").body).toEqual({ grant_type: "refresh_token", connection: [cid] });
-  await next(auth, "token");
-  await next(auth, "token");
-  expect(socket.connection).toBe(cid);
-  expect(close).not.toHaveBeenCalled();
-});
-
-test("without a live connection nothing is renewed", async () => {
-  server.life = 0.2;
-  const auth = await loggedIn();
-  const socket = auth.connect("/chat/lobby");
-  await next(socket, "open");
-  const closed = next(socket, "close");
-  socket.close();
-  await closed;
-  const renewed = server.count("/auth/token");
-  const other = tab({ getToken: () => "good" }); // something that takes longer than the token lives
-  for (let i = 0; i < 20; i++) {
-    await other.session();
-    await new Promise((done) => setTimeout(done, 20));
-  }
-  expect(server.count("/auth/token")).toBe(renewed);
-});
-
-test("a connection the server does not extend is not asked for again", async () => {
-  server.life = 0.4;
-  const auth = await loggedIn();
-  const kept = auth.connect("/chat/kept");
-  const left = auth.connect("/chat/left");
-  await Promise.all([next(kept, "open"), next(left, "open")]);
-  server.stubborn.add(left.connection);
-  const first = await next<TokenEvent>(auth, "token");
-  expect(first.extended).toEqual([kept.connection]);
-  const asked = server.count("/auth/token");
-  await next(auth, "token");
-  expect(server.count("/auth/token")).toBe(asked + 1);
-});
-
-test("a refresh that fails on the way is tried again before the deadline", async () => {
-  server.life = 20;
-  vi.spyOn(Math, "random").mockReturnValue(0);
-  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date"], shouldAdvanceTime: true, advanceTimeDelta: 20 });
-  try {
-    const auth = await loggedIn();
-    const socket = auth.connect("/chat/lobby");
-    await next(socket, "open");
-    server.script.set("/auth/token", ["hang up", { status: 503, body: { code: "not_ready", detail: "…" } }]);
-    const renewed = next<TokenEvent>(auth, "token");
-    const began = Date.now();
-    while (server.count("/auth/token") < 3) await vi.advanceTimersByTimeAsync(50);
-    expect((await renewed).extended).toEqual([socket.connection]);
-    expect(Date.now() - began).toBeGreaterThan(15_000 + 1_000 + 2_000 - 500);
-    expect(Date.now() - began).toBeLessThan(20_000);
-  } finally {
-    vi.useRealTimers();
-  }
-});
-
 test("many at once refresh once", async () => {
   const auth = await loggedIn();
   server.expire();
   const sockets = [1, 2, 3, 4, 5].map((n) => auth.connect(`/chat/${n}`));
   await Promise.all(sockets.map((socket) => next(socket, "open")));
   expect(server.count("/auth/token")).toBe(1);
-});
-
-test("tabs: one refreshes and names the connections of all", async () => {
-  webLocks();
-  server.life = 0.6;
-  const one = await loggedIn();
-  const two = tab();
-  const a = one.connect("/chat/a");
-  await next(a, "open");
-  const b = two.connect("/chat/b");
-  await next(b, "open");
-  const renewals = Promise.all([next<TokenEvent>(one, "token"), next<TokenEvent>(two, "token")]);
-  const before = server.count("/auth/token");
-  for (const renewed of await renewals) expect([...renewed.extended].sort()).toEqual([a.connection, b.connection].sort());
-  expect(server.count("/auth/token")).toBe(before + 1);
-  expect(server.last("/auth/token").body.connection.sort()).toEqual([a.connection, b.connection].sort());
 });
 
 test("tabs: a logout in one reaches the other, whose socket the server closes", async () => {
@@ -444,26 +375,18 @@ test("auth.WebSocket: one connection for one object, and the library reconnects"
   expect(server.count("/auth/ticket")).toBe(1);
 });
 
-test("own tokens: tickets and extension by Bearer, a fresh one when refused, no cookies", async () => {
-  server.life = 0.4;
+test("own tokens: tickets by Bearer, a fresh one when refused, no cookies", async () => {
   const wants: boolean[] = [];
-  let minted = 0;
-  const jwt = () => `good${++minted}.${Buffer.from(JSON.stringify({ exp: Date.now() / 1000 + 0.4 })).toString("base64url")}.x`;
   const auth = tab({
     getToken: ({ fresh }) => {
       wants.push(fresh);
-      return wants.length === 1 ? "bad" : jwt();
+      return fresh ? "good" : "bad";
     },
   });
   const socket = auth.connect("/chat/lobby");
   await next(socket, "open");
   expect(wants).toEqual([false, true]);
-  expect(server.last("/auth/ticket").bearer).toMatch(/^good1\./);
-  const renewed = await next<TokenEvent>(auth, "token");
-  expect(renewed.extended).toEqual([socket.connection]);
-  expect(server.last("/auth/extend").body).toEqual({ connections: [socket.connection] });
-  expect(server.last("/auth/extend").bearer).toMatch(/^good2\./);
-  expect(wants).toEqual([false, true, true]);
+  expect(server.last("/auth/ticket").bearer).toBe("good");
   expect(server.count("/auth/token")).toBe(0);
 });
 
