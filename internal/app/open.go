@@ -47,10 +47,8 @@ func (a *App) openIssuer(p *plan) (err error) {
 		Store: a.store, Audit: a.events, Issuer: a.issuerName(),
 		Apply: func(rs ...wsbouncer.Revocation) int { return a.bouncer.Apply(rs...) },
 	}
-	if len(c.Trust) == 0 {
-		so.MaxTokenLife = maxOwnToken
-	}
 	if i := c.Issuer; i != nil {
+		so.MaxTokenLife = maxOwnToken
 		keys.Algorithm, keys.Rotation = i.Algorithm, i.KeyRotation.D()
 		if a.account, err = a.openAccounts(); err != nil {
 			return err

@@ -155,7 +155,11 @@ func (s *Service) complete(r wsbouncer.Revocation, now time.Time) (wsbouncer.Rev
 	if len(r.Issuer) > maxValue || len(r.Value) > maxValue || !utf8.ValidString(r.Issuer) || !utf8.ValidString(r.Value) {
 		return r, fmt.Errorf("%w: issuer and value are UTF-8 of at most %d bytes", ErrBadRevocation, maxValue)
 	}
-	until := now.Add(s.o.MaxTokenLife).Add(clockMargin)
+	life := longestLife
+	if r.Issuer == s.o.Issuer {
+		life = s.o.MaxTokenLife
+	}
+	until := now.Add(life).Add(clockMargin)
 	why := reason.TokenRevoked
 	switch r.Kind {
 	case kindToken:

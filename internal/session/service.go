@@ -53,8 +53,9 @@ type Options struct {
 	RefreshGrace time.Duration
 	// PerSubject is how many sessions a subject can have.
 	PerSubject int
-	// MaxTokenLife is the longest life, leeway included, of any token that is
-	// accepted here; revocations are kept for as long.
+	// MaxTokenLife is the longest life of a token of our own issuer; its
+	// revocations are kept for as long. Those of other issuers' tokens are kept
+	// for the longest life that any can be allowed.
 	MaxTokenLife time.Duration
 	// Sign signs an access token.
 	Sign     func(token.AccessToken) (string, error)
@@ -78,6 +79,11 @@ type Service struct {
 	redeemed *limit.Cache[Hash, usedTicket]
 }
 
+// longestLife is the longest life and leeway that a trusted issuer's tokens can
+// be allowed. Which are trusted can change while the program runs, so what is
+// allowed just now bounds nothing.
+const longestLife = 720*time.Hour + time.Minute
+
 // New is a Service. It starts nothing and does no I/O; Load comes before use.
 func New(o Options) *Service {
 	def := func(d *time.Duration, v time.Duration) {
@@ -89,7 +95,7 @@ func New(o Options) *Service {
 	def(&o.RefreshTTL, 720*time.Hour)
 	def(&o.RefreshIdle, 168*time.Hour)
 	def(&o.RefreshGrace, 10*time.Second)
-	def(&o.MaxTokenLife, 720*time.Hour+time.Minute)
+	def(&o.MaxTokenLife, longestLife)
 	if o.PerSubject == 0 {
 		o.PerSubject = 20
 	}
