@@ -63,9 +63,17 @@ func TestCFG01BadConfigurations(t *testing.T) {
 		"empty origins":                 {"origins: []\n" + minimal, "an empty list lets no page connect"},
 		"environment":                   {"data: ${WSBOUNCER_TEST_UNSET}\n" + minimal, "the environment variable WSBOUNCER_TEST_UNSET is not set"},
 		"tokens above headers":          {"limits: {token_bytes: 64KiB}\n" + minimal, "above header_bytes"},
-		"short password":                {"login: {password: {min_length: 4}}\n" + minimal, "from 8 to 256"},
-		"same site none on http":        {"cookies: {same_site: none}\n" + minimal, "none needs https"},
-		"rules without a place":         {"auth_path: auth\n" + minimal, "is not a path such as /auth"},
+		// 0 would be taken for "not said" further in, and so mean the default.
+		"no query tokens, said wrong": {"limits: {query_token_ttl: 0s}\n" + minimal, "limits.query_token_ttl: is 0s; at least 1s"},
+		"no query tokens on a route":  {minimal + "    limits: {query_token_ttl: 0s}\n", "limits.query_token_ttl: is 0s; at least 1s"},
+		"no idle time on a route":     {minimal + "    limits: {idle_timeout: 0s}\n", "limits.idle_timeout: is 0s; at least 1s"},
+		"no write time on a route":    {minimal + "    limits: {write_timeout: 1ms}\n", "limits.write_timeout: is 1ms; at least 1s"},
+		"no life on a route":          {minimal + "    limits: {lifetime: 0s}\n", "limits.lifetime: is 0s; at least 1s"},
+		"nobody on a route":           {minimal + "    limits: {connections_per_subject: 0}\n", "limits.connections_per_subject: is 0; at least 1"},
+		"less than nobody on a route": {minimal + "    limits: {connections_per_subject: -1}\n", "limits.connections_per_subject: is -1; at least 1"},
+		"short password":              {"login: {password: {min_length: 4}}\n" + minimal, "from 8 to 256"},
+		"same site none on http":      {"cookies: {same_site: none}\n" + minimal, "none needs https"},
+		"rules without a place":       {"auth_path: auth\n" + minimal, "is not a path such as /auth"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, _, err := config.Parse([]byte(c.yaml), "")

@@ -365,8 +365,36 @@ func (v *validator) route(r *Route, at string) {
 	if t := r.UpstreamTLS; t != nil && (t.Cert == "") != (t.Key == "") {
 		v.wrong(at+".upstream_tls", "cert and key go together")
 	}
-	if l := r.Limits; l != nil && l.MessageBytes != nil && *l.MessageBytes < minMessageBytes {
-		v.wrong(at+".limits.message_bytes", "is %s; at least %s", *l.MessageBytes, Size(minMessageBytes))
+	if r.Limits != nil {
+		v.routeLimits(r.Limits, at+".limits.")
+	}
+}
+
+func (v *validator) routeLimits(l *RouteLimits, at string) {
+	if n := l.ConnectionsPerSubject; n != nil && *n < 1 {
+		v.wrong(at+"connections_per_subject", "is %d; at least 1", *n)
+	}
+	if n := l.MessageBytes; n != nil && *n < minMessageBytes {
+		v.wrong(at+"message_bytes", "is %s; at least %s", *n, Size(minMessageBytes))
+	}
+	for _, d := range []struct {
+		key string
+		is  *Duration
+	}{
+		{"query_token_ttl", l.QueryTokenTTL}, {"idle_timeout", l.IdleTimeout},
+		{"write_timeout", l.WriteTimeout}, {"lifetime", l.Lifetime},
+	} {
+		if d.is != nil {
+			v.aSecond(at+d.key, *d.is)
+		}
+	}
+}
+
+// aSecond demands at least a second of a limit: less is of no use, and none at
+// all would be taken for the default.
+func (v *validator) aSecond(path string, d Duration) {
+	if d < Duration(time.Second) {
+		v.wrong(path, "is %s; at least 1s", d)
 	}
 }
 
@@ -402,11 +430,9 @@ func (v *validator) limits() {
 		is  Duration
 	}{
 		{"handshake_timeout", l.HandshakeTimeout}, {"idle_timeout", l.IdleTimeout},
-		{"write_timeout", l.WriteTimeout}, {"lifetime", l.Lifetime},
+		{"write_timeout", l.WriteTimeout}, {"lifetime", l.Lifetime}, {"query_token_ttl", l.QueryTokenTTL},
 	} {
-		if d.is < Duration(time.Second) {
-			v.wrong("limits."+d.key, "is %s; at least 1s", d.is)
-		}
+		v.aSecond("limits."+d.key, d.is)
 	}
 	if l.TokenBytes > l.HeaderBytes {
 		v.wrong("limits.token_bytes", "is above header_bytes (%s), in which a token travels", l.HeaderBytes)
