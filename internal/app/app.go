@@ -92,7 +92,7 @@ func open(ctx context.Context, o Options) (_ *App, err error) {
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	if a.store, err = sqlite.Open(ctx, a.data.file(databaseFile)); err != nil {
+	if a.store, err = a.data.openStore(ctx); err != nil {
 		return nil, err
 	}
 	if err = a.openIssuer(p); err != nil {

@@ -1,11 +1,15 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/wsbouncer/wsbouncer/internal/store/sqlite"
 )
 
 // Files in the data folder.
@@ -52,6 +56,20 @@ func openData(path string) (*dataFolder, error) {
 }
 
 func (d *dataFolder) file(name string) string { return filepath.Join(d.path, name) }
+
+// openStore opens the database. The keys are made after it, so where they are it
+// was: if it is gone, so are the revocations, but the tokens that the keys
+// signed are still good.
+func (d *dataFolder) openStore(ctx context.Context) (*sqlite.Store, error) {
+	if _, err := os.Stat(d.file(keysFile)); errors.Is(err, fs.ErrNotExist) {
+		return sqlite.Open(ctx, d.file(databaseFile))
+	}
+	s, err := sqlite.OpenExisting(ctx, d.file(databaseFile))
+	if err != nil {
+		return nil, fmt.Errorf("%w (the keys are there, %s: to begin anew, move both away)", err, d.file(keysFile))
+	}
+	return s, nil
+}
 
 // Close gives the lock back. The file stays: removing it would let two
 // processes lock two files of one name.

@@ -225,6 +225,7 @@ routes:
 `
 
 func TestPWD05Throttling(t *testing.T) {
+	t.Parallel() // it waits for a clock
 	s := start(t, newUpstream(t, nil), throttleYAML)
 	s.addUser("zoë", "chat")
 	// Every way to write the name is the same account, whatever address the

@@ -41,7 +41,13 @@ var (
 // Open opens the database file at path, makes it with mode 0600 where there is
 // none, and brings its tables up to date. A file made by a newer version is
 // refused.
-func Open(ctx context.Context, path string) (s *Store, err error) {
+func Open(ctx context.Context, path string) (*Store, error) { return open(ctx, path, false) }
+
+// OpenExisting is Open where a database must have been before: one that is gone
+// or empty is refused, so that a loss does not pass for a first start.
+func OpenExisting(ctx context.Context, path string) (*Store, error) { return open(ctx, path, true) }
+
+func open(ctx context.Context, path string, existing bool) (s *Store, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err)
@@ -60,7 +66,7 @@ func Open(ctx context.Context, path string) (s *Store, err error) {
 		return s, err
 	}
 	s.writeDB.SetMaxOpenConns(1)
-	if err = migrate(ctx, s.writeDB); err != nil {
+	if err = migrate(ctx, s.writeDB, existing); err != nil {
 		return s, err
 	}
 	conn, err := s.writeDB.Conn(ctx)
@@ -80,8 +86,8 @@ func Open(ctx context.Context, path string) (s *Store, err error) {
 // Close waits for the transaction under way and closes the database.
 func (s *Store) Close() error {
 	var errs []error
-	if s.readDB != nil {
-		errs = append(errs, s.readDB.Close())
+	if s.reader != nil {
+		errs = append(errs, s.reader.close())
 	}
 	if s.writer != nil {
 		errs = append(errs, s.writer.close())
@@ -128,7 +134,7 @@ func prepareFile(path string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-func migrate(ctx context.Context, db *sql.DB) error {
+func migrate(ctx context.Context, db *sql.DB, existing bool) error {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return err
@@ -139,10 +145,13 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	}
 	have, want, err := p.GetVersions(ctx)
 	if err != nil {
-		return fmt.Errorf("read the version of the tables: %w", notADatabase(err))
+		return fmt.Errorf("read the version of the tables: %w", damaged(err))
 	}
-	if have > want {
+	switch {
+	case have > want:
 		return fmt.Errorf("its tables have version %d and this program knows %d: it was used by a newer version; run that one", have, want)
+	case have == 0 && existing:
+		return errors.New("it is gone or empty")
 	}
 	if _, err := p.Up(ctx); err != nil {
 		return fmt.Errorf("bring the tables up to date: %w", err)
@@ -150,11 +159,18 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-// notADatabase adds to SQLite's error 26 what the operator can do.
-func notADatabase(err error) error {
+// damaged adds to SQLite's errors about the file what the operator can do.
+func damaged(err error) error {
+	const corrupt, notADatabase = 11, 26
 	var e *sqlite3.Error
-	if errors.As(err, &e) && e.Code()&0xff == 26 {
-		return fmt.Errorf("the file is not a database of this program; move it away or restore a backup: %w", err)
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.Code() & 0xff {
+	case corrupt:
+		return fmt.Errorf("the file is damaged; restore a backup: %w", err)
+	case notADatabase:
+		return fmt.Errorf("the file is not a database of this program; restore a backup: %w", err)
 	}
 	return err
 }

@@ -73,11 +73,36 @@ func TestReopens(t *testing.T) {
 	if err := s.InsertAccount(t.Context(), account.Record{Name: "ann"}); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := s.Account(t.Context(), "ann"); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	// All is in the one file, for whoever copies it while nobody uses it.
+	if files, err := os.ReadDir(filepath.Dir(path)); err != nil || len(files) != 1 {
+		t.Errorf("after Close: %v, %v", files, err)
+	}
 	if _, err := open(t, path).Account(t.Context(), "ann"); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestALossIsNoFirstStart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	for range 2 { // the refusal makes nothing that would do next time
+		if s, err := sqlite.OpenExisting(t.Context(), path); err == nil {
+			t.Fatal("opened an empty database", s.Close())
+		}
+	}
+	for _, open := range []func(context.Context, string) (*sqlite.Store, error){sqlite.Open, sqlite.OpenExisting} {
+		s, err := open(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

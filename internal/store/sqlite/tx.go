@@ -52,7 +52,17 @@ func (w *writer) close() error {
 	w.lock <- struct{}{}
 	defer func() { <-w.lock }()
 	w.closed = true
-	return w.conn.Close()
+	// SQLite keeps a connection, and with it the -wal file, for as long as it
+	// has statements.
+	return errors.Join(closeAll(w.prepared), w.conn.Close())
+}
+
+func closeAll(prepared map[string]*sql.Stmt) error {
+	var errs []error
+	for _, st := range prepared {
+		errs = append(errs, st.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // reader is the connections that read beside the writer.
@@ -75,6 +85,12 @@ func (r *reader) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
 	}
 	r.prepared[query] = st
 	return st, nil
+}
+
+func (r *reader) close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(closeAll(r.prepared), r.db.Close())
 }
 
 // tx is a transaction under way. It is used by one goroutine at a time.
