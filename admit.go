@@ -178,6 +178,15 @@ func (c *core) usable(t *token.Token) error {
 	return nil
 }
 
+// trusts asks the verifier, if it can tell, whether it would still believe the
+// key that p's token was signed with.
+func (c *core) trusts(p *Principal) bool {
+	v, ok := c.verifier.(interface {
+		Trusts(issuer, keyID string) bool
+	})
+	return !ok || v.Trusts(p.Issuer, p.KeyID)
+}
+
 // Revoked reports whether t has been revoked.
 func (b *Bouncer) Revoked(t *token.Token) bool { return b.isRevoked(t) }
 

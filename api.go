@@ -25,6 +25,13 @@ var restarting = reason.Restarting
 // A Verifier verifies access tokens; *token.Verifier is one. It must be safe
 // for concurrent use. The error is *token.Error, *Refusal, or anything else,
 // which refuses the handshake as not_ready.
+//
+// One whose issuers and keys can change should also have the method
+//
+//	Trusts(issuer, keyID string) bool
+//
+// which says whether the issuer is trusted and has that key just now: see
+// [Bouncer.Review].
 type Verifier interface {
 	Verify(ctx context.Context, raw string) (*token.Token, error)
 }

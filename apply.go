@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"github.com/wsbouncer/wsbouncer/internal/reason"
 )
 
 // Revoke records revocations in the Source, applies them, and returns how many
@@ -67,6 +69,22 @@ func (c *core) apply(begin time.Time, rs []Revocation) (closed int) {
 		})
 	}
 	return closed
+}
+
+// Review ends the connections whose token was signed with a key that its issuer
+// no longer has, or by an issuer that is trusted no more, with key_revoked, and
+// returns how many. Call it after the Verifier's issuers or keys have changed;
+// it needs one with the method Trusts. When it returns none of them forwards
+// any more, and no handshake that began before can slip in.
+func (b *Bouncer) Review() (closed int) {
+	var doomed []*Live
+	for l := range b.registry.all() {
+		if p := l.current.Load(); p != nil && !b.trusts(p) && l.mark(reason.KeyRevoked) {
+			doomed = append(doomed, l)
+		}
+	}
+	tellAll(doomed, reason.KeyRevoked)
+	return len(doomed)
 }
 
 // markAll marks every connection r concerns and returns those it ended.

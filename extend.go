@@ -91,6 +91,9 @@ func (l *Live) refresh(ctx context.Context, t *token.Token, inBand bool) (time.T
 	case errors.Is(err, reason.TokenRevoked401):
 		l.End(reason.TokenRevoked)
 		return time.Time{}, err
+	case errors.Is(err, reason.TokenSignature):
+		l.End(reason.KeyRevoked)
+		return time.Time{}, err
 	case err != nil:
 		return time.Time{}, err
 	}

@@ -236,10 +236,15 @@ func makeRoom(head *Live, p *Principal, most int) (evicted *Live, full bool) {
 	return nil, false // it went by itself
 }
 
-// ask asks the revocation set and whether the node still admits, after l is
-// where Apply and Shutdown look for it.
+// ask asks the revocation set, whether the key is still trusted, and whether the
+// node still admits, after l is where Apply, Review and Shutdown look for it.
 func (l *Live) ask() *Refusal {
 	current := l.current.Load()
+	// The one that opened the connection may have been retired since, as keys
+	// are: it lives by the current one.
+	if !l.core.trusts(current) {
+		return reason.TokenSignature
+	}
 	for _, p := range [...]*Principal{current, l.opening} {
 		if b := p.bound(); l.core.revoked.has(&b) {
 			return reason.TokenRevoked401

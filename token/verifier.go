@@ -91,6 +91,18 @@ func (v *Verifier) SetIssuers(list []Issuer) error {
 // only one, or else "".
 func (v *Verifier) DefaultIssuer() string { return v.issuers.Load().fallback }
 
+// Trusts reports whether the issuer is trusted and has the key just now: whether
+// a token that it verified before would still be one of the issuer's. It does
+// not tell a key from another that took its name.
+func (v *Verifier) Trusts(issuer, keyID string) bool {
+	i := v.issuers.Load().byName[issuer]
+	if i == nil {
+		return false
+	}
+	keys, _ := i.Keys.Keys(keyID)
+	return slices.ContainsFunc(keys, func(k Key) bool { return k.ID == keyID })
+}
+
 // Verify returns the access token that raw is, or an *Error. It performs no
 // I/O, so ctx does not matter to it; it is there for verifiers that do.
 //

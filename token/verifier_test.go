@@ -180,6 +180,37 @@ func TestSetIssuersEndsWhatWasVerified(t *testing.T) {
 	}
 }
 
+func TestTrustsWhatIsThereNow(t *testing.T) {
+	keys := new(changingKeys)
+	keys.set(es256("k1", "p256"))
+	named := issuer(keys)
+	secret, err := token.Secret(testKeys()["secret"].([]byte), []string{"HS256"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nameless := token.Issuer{Name: "https://secret.example", Audience: "chat", Algorithms: []string{"HS256"}, Keys: secret}
+	all, _ := secret.Keys("")
+	v := verifier(t, token.Options{Issuers: []token.Issuer{named, nameless}})
+	want := func(when, issuer, kid string, want bool) {
+		t.Helper()
+		if got := v.Trusts(issuer, kid); got != want {
+			t.Errorf("%s: %q of %s: %v", when, kid, issuer, got)
+		}
+	}
+	want("at first", named.Name, "k1", true)
+	want("at first", nameless.Name, all[0].ID, true)
+	want("at first", named.Name, all[0].ID, false)
+	want("at first", nameless.Name, "k1", false)
+	want("at first", "https://nobody.example", "k1", false)
+	keys.set(es256("k2", "p256"))
+	want("after a key went", named.Name, "k1", false)
+	if err := v.SetIssuers([]token.Issuer{named}); err != nil {
+		t.Fatal(err)
+	}
+	want("after an issuer went", nameless.Name, all[0].ID, false)
+	want("after an issuer went", named.Name, "k2", true)
+}
+
 // A verification that is under way while the configuration changes answers for
 // the old one, once, and leaves nothing behind.
 func TestSetIssuersDuringVerify(t *testing.T) {

@@ -76,6 +76,13 @@ func (t *certificate) reload() error {
 	return nil
 }
 
+// replace takes over what another one, of the same files, has read.
+func (t *certificate) replace(by *certificate) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.current, t.stamp = by.current, by.stamp
+}
+
 func (t *certificate) modified() (stamp [2]time.Time, err error) {
 	for i, name := range []string{t.certFile, t.keyFile} {
 		info, err := os.Stat(name)

@@ -100,7 +100,7 @@ func (a *App) run(ctx context.Context) error {
 // stop is the ordered end: not ready, no new connections, live ones told to
 // come back elsewhere, then the listeners.
 func (a *App) stop(servers ...*http.Server) {
-	drain := a.o.Config.Drain.D()
+	drain := a.current.Load().Drain.D()
 	a.ready.Store(false)
 	a.log.Info("draining", "over", drain.String())
 	ctx, cancel := context.WithTimeout(context.Background(), drain+stopTimeout)
@@ -198,18 +198,20 @@ func (a *App) reload() error {
 	for _, w := range warnings {
 		a.log.Warn("insecure setting", "where", w.Path, "warning", w.Message)
 	}
+	// What can fail comes first: half of a configuration is none.
 	if err := a.trust.SetIssuers(a.issuers(p)); err != nil {
 		return err
 	}
-	if err := a.gateway.SetRoutes(p.routes); err != nil {
+	if err := a.gateway.SetRoutes(p.routes); err != nil { // newPlan has tried them
 		return err
 	}
 	if a.cert != nil {
-		if err := a.cert.reload(); err != nil {
-			return err
-		}
+		a.cert.replace(p.cert)
 	}
 	a.current.Store(c)
+	if n := a.bouncer.Review(); n > 0 {
+		a.log.Info("connections ended: their issuer or its key is trusted no more", "closed", n)
+	}
 	return nil
 }
 

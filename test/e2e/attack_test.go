@@ -35,3 +35,33 @@ func TestARevocationWithoutAnIssuerIsNeverAnsweredForNothing(t *testing.T) {
 		c.closes(3000, "subject_revoked")
 	})
 }
+
+// A key or an issuer that the operator takes out of trust takes its connections
+// with it, and nobody else's.
+func TestReloadEndsWhatIsNoLongerTrusted(t *testing.T) {
+	up, one, two := newUpstream(t, nil), newIssuer(t, "https://one.example"), newIssuer(t, "https://two.example")
+	entry := func(iss *issuer, file string) string {
+		return strings.Replace(strings.TrimPrefix(trustYAML(iss.name), "trust:\n"), "jwks.json", file, 1)
+	}
+	routes := `routes:
+  - {path: /chat, upstream: "ws://UPSTREAM", scopes: [chat]}
+`
+	both := "trust:\n" + entry(one, "one.json") + entry(two, "two.json") + routes
+	s := start(t, up, both, func(s *server) { s.file("one.json", one.jwks()); s.file("two.json", two.jwks()) })
+	first, second := s.connect("/chat", bearer(one.token())).alive(), s.connect("/chat", bearer(two.token())).alive()
+
+	s.cli("reload")
+	first.alive()
+	second.alive()
+
+	s.file("one.json", strings.Replace(one.jwks(), `"k1"`, `"k2"`, 1))
+	s.cli("reload")
+	first.closes(3000, "key_revoked")
+	s.refused(401, "token_signature", "/chat", bearer(one.token()))
+	second.alive()
+
+	s.writeConfig(strings.ReplaceAll("trust:\n"+entry(one, "one.json")+routes, "UPSTREAM", up.addr))
+	s.cli("reload")
+	second.closes(3000, "key_revoked")
+	s.refused(401, "token_issuer", "/chat", bearer(two.token()))
+}
