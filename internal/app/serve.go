@@ -55,6 +55,7 @@ func (a *App) run(ctx context.Context) error {
 	}
 	publicServer := a.server(a.public)
 	publicServer.MaxHeaderBytes = int(c.Limits.HeaderBytes)
+	publicServer.ConnState = newCallers(a.peers, c.Limits.ConnectionsPerIP).state
 	adminServer := a.server(a.admin)
 
 	// Background work ends after the connections, which need it.

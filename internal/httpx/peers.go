@@ -33,7 +33,17 @@ func NewPeers(trusted []netip.Prefix) *Peers {
 }
 
 // Trusted reports whether the socket's peer is a trusted proxy.
-func (p *Peers) Trusted(r *http.Request) bool { return p.trusts(socketAddr(r)) }
+func (p *Peers) Trusted(r *http.Request) bool { return p.trusts(socketAddr(r.RemoteAddr)) }
+
+// Caller is the address of a socket's peer (host:port) that calls for itself. It
+// is zero for a trusted proxy, which calls for many, and where there is no IP
+// address.
+func (p *Peers) Caller(remote string) netip.Addr {
+	if addr := socketAddr(remote); !p.trusts(addr) {
+		return addr
+	}
+	return netip.Addr{}
+}
 
 // Addr is the client's address: the socket's peer, or, when that is a trusted
 // proxy, the rightmost hop of X-Forwarded-For that is not one. A hop that is no
@@ -41,7 +51,7 @@ func (p *Peers) Trusted(r *http.Request) bool { return p.trusts(socketAddr(r)) }
 // behind nonsense. IPv4-mapped addresses are unmapped and zones dropped. The
 // zero Addr means the socket has no IP address (a unix socket).
 func (p *Peers) Addr(r *http.Request) netip.Addr {
-	addr := socketAddr(r)
+	addr := socketAddr(r.RemoteAddr)
 	if !p.trusts(addr) {
 		return addr
 	}
@@ -104,8 +114,8 @@ func (p *Peers) trusts(a netip.Addr) bool {
 	return false
 }
 
-func socketAddr(r *http.Request) netip.Addr {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+func socketAddr(remote string) netip.Addr {
+	ap, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return netip.Addr{}
 	}

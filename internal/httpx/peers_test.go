@@ -122,3 +122,25 @@ func FuzzForwardedFor(f *testing.F) {
 		}
 	})
 }
+
+func TestCallerSpeaksForItself(t *testing.T) {
+	p := httpx.NewPeers([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")})
+	for remote, want := range map[string]string{
+		"192.0.2.1:1234":          "192.0.2.1",
+		"[::ffff:192.0.2.1]:1234": "192.0.2.1",
+		"[2001:db8::1%eth0]:1234": "2001:db8::1",
+		"10.1.2.3:1234":           "",
+		"[::ffff:10.1.2.3]:1234":  "",
+		"[fd00::1%eth0]:1234":     "",
+		"@":                       "",
+		"":                        "",
+	} {
+		got := ""
+		if a := p.Caller(remote); a.IsValid() {
+			got = a.String()
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", remote, got, want)
+		}
+	}
+}

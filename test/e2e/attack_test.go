@@ -1,6 +1,9 @@
 package e2e_test
 
 import (
+	"errors"
+	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -64,4 +67,48 @@ func TestReloadEndsWhatIsNoLongerTrusted(t *testing.T) {
 	s.cli("reload")
 	second.closes(3000, "key_revoked")
 	s.refused(401, "token_issuer", "/chat", bearer(two.token()))
+}
+
+// Whoever opens connections and says nothing on them, or keeps them after a
+// request, is held to connections_per_ip before any handshake. What has become
+// a WebSocket is counted apart.
+func TestSilentConnectionsAreBoundedByAddress(t *testing.T) {
+	const most = 8
+	up := newUpstream(t, nil)
+	s, iss := gate(t, up, `  - {path: /chat, upstream: "ws://UPSTREAM", scopes: [chat]}
+`, "connections_per_ip: 8")
+	var live []*client
+	for range most {
+		live = append(live, s.connect("/chat", bearer(iss.token())).alive())
+	}
+	var silent []*client
+	for i := range most {
+		c := s.raw()
+		if i%2 == 0 {
+			if a := c.send("GET /healthz HTTP/1.1\r\nHost: " + s.addr + "\r\n\r\n").response(); a.status != 200 {
+				t.Fatalf("status %d", a.status)
+			}
+		}
+		silent = append(silent, c)
+	}
+	eventually(t, "a further connection is cut", func() bool {
+		c := s.raw()
+		defer c.conn.Close()
+		_, _ = io.WriteString(c.conn, "GET /healthz HTTP/1.1\r\nHost: "+s.addr+"\r\n\r\n")
+		_, err := c.tryResponse()
+		return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+	})
+	for _, c := range live {
+		c.alive()
+	}
+	for _, c := range silent {
+		c.conn.Close()
+	}
+	eventually(t, "room for another", func() bool {
+		c := s.raw()
+		defer c.conn.Close()
+		_, _ = io.WriteString(c.conn, "GET /healthz HTTP/1.1\r\nHost: "+s.addr+"\r\n\r\n")
+		a, err := c.tryResponse()
+		return err == nil && a.status == 200
+	})
 }
