@@ -1,8 +1,18 @@
 package e2e_test
 
 import (
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"io"
+	"math/big"
+	"net"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -111,4 +121,80 @@ func TestSilentConnectionsAreBoundedByAddress(t *testing.T) {
 		a, err := c.tryResponse()
 		return err == nil && a.status == 200
 	})
+}
+
+// Over TLS of our own: HTTP/1.1 opens WebSockets that end as they do without,
+// and HTTP/2, which browsers use for everything else, opens none.
+func TestTLSListener(t *testing.T) {
+	up, iss := newUpstream(t, nil), newIssuer(t, "https://idp.example")
+	s := start(t, up, trustYAML(iss.name)+`
+public_url: https://ADDR
+tls: {cert: cert.pem, key: key.pem}
+routes:
+  - {path: /chat, upstream: "ws://UPSTREAM", scopes: [chat]}
+`, iss.trusted, selfSigned)
+	dial := func(protocols ...string) *tls.Conn {
+		t.Helper()
+		c, err := tls.Dial("tcp", s.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: protocols})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(patience))
+		return c
+	}
+	open := func() *client {
+		t.Helper()
+		conn := dial("http/1.1")
+		c := &client{t: t, conn: conn, br: bufio.NewReader(conn)}
+		if a := c.send(s.upgrade("/chat", bearer(iss.token()))).response(); a.status != 101 {
+			t.Fatalf("status %d: %s", a.status, a.body)
+		}
+		return c
+	}
+	c := open().alive()
+	s.cli("revoke", "subject", "alice")
+	c.closes(3000, "subject_revoked")
+
+	two := dial("h2")
+	if got := two.ConnectionState().NegotiatedProtocol; got != "h2" {
+		t.Skipf("speaks %q", got)
+	}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+	defer tr.CloseIdleConnections()
+	req, _ := http.NewRequestWithContext(t.Context(), "GET", "https://"+s.addr+"/chat", nil)
+	req.Header.Set("Authorization", "Bearer "+iss.token())
+	req.Header.Set("Sec-WebSocket-Key", sampleKey)
+	req.Header.Set("Sec-WebSocket-Version", "13")
+	res, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if res.ProtoMajor != 2 || res.StatusCode != 400 {
+		t.Errorf("HTTP/%d: status %d", res.ProtoMajor, res.StatusCode)
+	}
+	if up.count() != 1 {
+		t.Errorf("%d connections reached the upstream", up.count())
+	}
+}
+
+// selfSigned writes a certificate for the loopback.
+func selfSigned(s *server) {
+	s.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.file("cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
+	s.file("key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
 }
