@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -129,13 +130,18 @@ func (a *App) server(h http.Handler) *http.Server {
 }
 
 // quiet takes net/http's own complaints, which strangers can cause at will, at
-// debug level and within the bound of refusals.
+// debug level and within the bound of refusals. A panic in a handler, which it
+// tells on the same way, is a fault of this program.
 type quiet struct{ o *observer }
 
 func (q quiet) Enabled(context.Context, slog.Level) bool { return true }
 func (q quiet) WithAttrs([]slog.Attr) slog.Handler       { return q }
 func (q quiet) WithGroup(string) slog.Handler            { return q }
 func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, "http: panic serving") || strings.HasPrefix(r.Message, "http2: panic serving") {
+		q.o.refusals.Log(ctx, slog.LevelError, "panic", "panic in a handler", slog.String("what", r.Message))
+		return nil
+	}
 	q.o.refusals.Log(ctx, slog.LevelDebug, "http", "connection refused by net/http", slog.String("why", r.Message))
 	return nil
 }
@@ -192,12 +198,9 @@ func (a *App) reload() error {
 	if err != nil {
 		return err
 	}
-	p, problems := newPlan(c)
+	p, problems := newPlan(c, nil)
 	if problems = append(problems, needsRestart(a.current.Load(), c)...); len(problems) > 0 {
 		return problems
-	}
-	for _, w := range warnings {
-		a.log.Warn("insecure setting", "where", w.Path, "warning", w.Message)
 	}
 	// What can fail comes first: half of a configuration is none.
 	if err := a.trust.SetIssuers(a.issuers(p)); err != nil {
@@ -209,11 +212,20 @@ func (a *App) reload() error {
 	if a.cert != nil {
 		a.cert.replace(p.cert)
 	}
-	a.current.Store(c)
+	a.inForce(c, warnings)
 	if n := a.bouncer.Review(); n > 0 {
 		a.log.Info("connections ended: their issuer or its key is trusted no more", "closed", n)
 	}
 	return nil
+}
+
+// inForce notes the configuration, and says loudly what in it is insecure.
+func (a *App) inForce(c *config.Config, warnings config.Problems) {
+	a.current.Store(c)
+	a.warnings.Store(&warnings)
+	for _, w := range warnings {
+		a.log.Warn("insecure setting", "where", w.Path, "warning", w.Message)
+	}
 }
 
 // Addr is where the public listener is, once Ready was called.
