@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -99,7 +100,7 @@ func TestAUT(t *testing.T) {
 		fmt.Fprintf(&routes, "  - {path: /without/%s, upstream: \"ws://UPSTREAM\", token_from: [%s], scopes: [chat]}\n", source, strings.Join(rest, ", "))
 	}
 	s := start(t, up, trustYAML(iss.name)+`  - {issuer: "https://other.example", audience: chat, algorithms: [ES256], keys: {file: other.json}, leeway: 0s}
-`+unlimited+`
+`+generous()+`
 issuer: {}
 routes:
 `+routes.String()+`  - {path: /chat, upstream: "ws://UPSTREAM", scopes: [chat]}
@@ -113,7 +114,7 @@ routes:
 	good := func() *client { return s.connect("/chat", auth) }
 
 	t.Run("AUT01Challenges", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		up.unseen(t, good, func() {
 			for _, c := range []struct {
 				status    int
@@ -146,7 +147,7 @@ routes:
 	})
 
 	t.Run("AUT02OneCredential", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		alice, bob := iss.token(), iss.token(claims{"sub": "bob"})
 		up.unseen(t, good, func() {
 			all := carriers(s, "/mixed")
@@ -219,7 +220,7 @@ routes:
 	})
 
 	t.Run("AUT03EachPlaceAlone", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		for _, source := range sources {
 			token := iss.token(claims{"sub": "user of " + source})
 			// AUT-13: wherever it stood, nothing of it goes on.
@@ -276,7 +277,7 @@ routes:
 	})
 
 	t.Run("AUT04QueryTokens", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		token := iss.token()
 		for query, left := range map[string]string{
 			"access_token=T&a=1":                  "?a=1",
@@ -299,68 +300,24 @@ routes:
 		})
 	})
 
-	t.Run("AUT05FirstMessage", func(t *testing.T) {
-		s := s.in(t)
-		token := iss.token()
-		open := func() *client { return s.connect("/first", "Sec-WebSocket-Extensions: permessage-deflate") }
+	// The rest of first_message is TestAUT05FirstMessage.
+	t.Run("AUT05LetGoAtOnce", func(t *testing.T) {
+		s := s.within(t)
 		up.unseen(t, good, func() {
-			for text, why := range map[string]string{
-				"hello": "auth_required", "": "auth_required", "{}": "auth_required", "[]": "auth_required", token: "auth_required",
-				`{"wsbouncer":"refresh","token":"` + token + `"}`:                    "auth_required",
-				`{"wsbouncer":"auth"}`:                                               "auth_required",
-				`{"wsbouncer":"auth","token":""}`:                                    "auth_required",
-				`{"wsbouncer":"auth","token":null}`:                                  "auth_required",
-				`{"wsbouncer":"auth","token":["` + token + `"]}`:                     "auth_required",
-				`{"wsbouncer":"auth","token":"x","token":"` + token + `"}`:           "auth_required",
-				`{"wsbouncer":"auth","Token":"` + token + `"}`:                       "auth_required",
-				`{"wsbouncer":"auth","token":"` + token + `","extra":1}`:             "auth_required",
-				`{"wsbouncer":"auth","token":"` + token + `"}{}`:                     "auth_required",
-				`{"wsbouncer":"auth","token":"x"}`:                                   "token_malformed",
-				`{"wsbouncer":"auth","token":"` + iss.token(claims{"exp": 1}) + `"}`: "token_expired",
-				`{"wsbouncer":"auth","token":"` + strings.Repeat(".", 8<<10) + `"}`:  "token_malformed",
-			} {
-				open().text(text).closes(3000, why)
+			for text, why := range map[string]string{"x": "auth_required", `{"wsbouncer":"auth","token":"x"}`: "token_malformed"} {
+				// Whoever answers our close frame is let go: a page learns of the
+				// end when the socket is closed, and no sooner.
+				if c := s.connect("/first").text(text); time.Since(c.closes(3000, why)) > 800*time.Millisecond {
+					t.Errorf("%s: the connection outlived the answer to its close frame", why)
+				}
 			}
-			open().first(iss.token(claims{"scope": ""})).closes(3003, "insufficient_scope")
-			// Whoever answers our close frame is let go at once: a browser's page
-			// learns of the end no sooner.
-			if c := open().text("x"); time.Since(c.closes(3000, "auth_required")) > 800*time.Millisecond {
-				t.Error("the connection outlived the answer to its close frame")
-			}
-			open().first(strings.Repeat("x", 8<<10+1)).closes(1009, "message_too_big")
 			// Data behind a refused token goes nowhere.
-			open().send(string(frame.Append(frame.Append(nil, frame.Text, []byte(`{"wsbouncer":"auth","token":"x"}`), true), frame.Text, []byte("hello"), true))).closes(3000, "token_malformed")
-			s.refused(403, "origin_denied", "/first", "Origin: https://evil.test")
-			s.refused(426, "upgrade_required", "/first", "Sec-WebSocket-Version: 8")
+			s.connect("/first").send(string(frame.Append(frame.Append(nil, frame.Text, []byte(`{"wsbouncer":"auth","token":"x"}`), true), frame.Text, []byte("hello"), true))).closes(3000, "token_malformed")
 		})
-		// The good way: pings before it are answered, data in the same write is passed on after it.
-		c, a := s.handshake("/first", "Sec-WebSocket-Protocol: superchat, chat, x")
-		if a.status != 101 || a.header.Get("Sec-WebSocket-Protocol") != "chat" {
-			t.Fatalf("%d %v", a.status, a.header)
-		}
-		before := up.count()
-		c.frame(frame.Ping, true, "early")
-		if m, err := c.next(); err != nil || m.op != frame.Pong || m.payload != "early" {
-			t.Fatalf("%v %v", m, err)
-		}
-		if up.count() != before {
-			t.Error("the upstream was dialled for a stranger")
-		}
-		c.send(string(frame.Append(frame.Append(nil, frame.Text, []byte(`{"wsbouncer":"auth","token":"`+token+`"}`), true), frame.Text, []byte("hello"), true)))
-		c.told("ok")
-		c.receives("hello").alive()
-		for _, m := range up.last().got() {
-			if strings.Contains(m.payload, token) || strings.Contains(m.payload, "wsbouncer") {
-				t.Errorf("the upstream got %q", m.payload)
-			}
-		}
-		if strings.Contains(up.last().head, token) {
-			t.Error("the upstream got the token in its handshake")
-		}
 	})
 
 	t.Run("AUT08NothingIsPublic", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		up.unseen(t, good, func() {
 			for _, target := range []string{"/chat", "/chat?x=/healthz", "/chat?/healthz", "/chat?skip_auth=1&public=true"} {
 				for _, line := range []string{"X-Forwarded-Uri: /healthz", "X-Original-URL: /healthz", "X-Rewrite-URL: /healthz", "X-Original-URI: /healthz", "X-Forwarded-Path: /healthz", "X-Forwarded-Method: OPTIONS", "User-Agent: kube-probe/1.31", "User-Agent: GoogleHC/1.0", "X-Wsbouncer-Subject: alice", "X-Forwarded-User: alice", "Referer: /healthz"} {
@@ -371,7 +328,7 @@ routes:
 	})
 
 	t.Run("AUT09IdentityIsOurs", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		own := []string{"X-Wsbouncer-Subject", "X-Wsbouncer-Issuer", "X-Wsbouncer-Session", "X-Wsbouncer-Scopes", "X-Wsbouncer-Connection", "X-Wsbouncer-Assertion", "X-Wsbouncer-Other", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-User", "X-Real-IP", "Forwarded"}
 		var lines []string
 		for _, name := range own {
@@ -413,7 +370,7 @@ routes:
 	})
 
 	t.Run("AUT11ClaimsDoNotInject", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		up.unseen(t, good, func() {
 			for _, sub := range []string{"a\r\nX-Admin: 1", "a\nb", "a\x00b", "\x1b[31mred", "a\u0085b", "\x7f", strings.Repeat("x", 600), strings.Repeat("x", 5000)} {
 				s.refused(401, "token_malformed", "/chat", bearer(iss.token(claims{"sub": sub})))
@@ -450,7 +407,7 @@ routes:
 	})
 
 	t.Run("AUT12SubjectsOfAnIssuer", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		same := claims{"sub": "twin", "email": "twin@example.com", "preferred_username": "admin", "sid": "shared", "jti": "shared"}
 		a := s.connect("/chat", bearer(iss.token(same))).alive()
 		b := s.connect("/chat", bearer(other.token(same))).alive()
@@ -458,7 +415,7 @@ routes:
 			t.Errorf("the issuer is %q", got)
 		}
 		// Each index is the issuer's own.
-		s.cli("revoke", "subject", "twin", "--issuer", iss.name)
+		s.revoke(iss, "subject", "twin")
 		a.closes(3000, "subject_revoked")
 		b.alive()
 		s.refused(401, "token_revoked", "/chat", bearer(iss.token(same, claims{"iat": time.Now().Add(-time.Minute).Unix()})))
@@ -469,7 +426,7 @@ routes:
 	})
 
 	t.Run("AUT13ErrorPathsKeepItToo", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		token := iss.token()
 		for _, path := range []string{"/dead", "/none", "/chat"} {
 			for _, c := range carriers(s, "/mixed") {
@@ -494,9 +451,9 @@ routes:
 	// Contract section 5: each refusal as a status, and as a close code where a
 	// route says so.
 	t.Run("AUTRefusals", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		gone := iss.token()
-		s.cli("revoke", "token", strings.TrimSpace(jtiOf(t, gone)), "--issuer", iss.name)
+		s.revoke(iss, "token", jtiOf(t, gone))
 		hour := time.Now().Add(time.Hour).Unix()
 		cases := []struct {
 			status, close int
@@ -585,4 +542,134 @@ func jtiOf(t *testing.T, token string) string {
 		t.Fatal(err)
 	}
 	return c.Jti
+}
+
+// Who a client is by address, and where the limits refuse: by the socket,
+// whatever a stranger writes into headers.
+func TestAUT10AddressesAndTheirLimit(t *testing.T) {
+	t.Parallel()
+	up := newUpstream(t, nil)
+	const burst = 12
+	s, iss := gate(t, up, `
+  - {path: /chat, upstream: "ws://UPSTREAM"}
+  - {path: /close, upstream: "ws://UPSTREAM", reject: close}
+`, fmt.Sprintf("handshakes_per_ip: {rate: 1/h, burst: %d}", burst))
+	claim := func(i int) []string {
+		ip := fmt.Sprint("203.0.113.", i)
+		return []string{"X-Forwarded-For: " + ip, "X-Real-IP: " + ip, "Forwarded: for=" + ip, "X-Client-IP: " + ip, "CF-Connecting-IP: " + ip, "True-Client-IP: " + ip}
+	}
+	s.connect("/chat", append(claim(1), bearer(iss.token()))...).alive()
+	if got := values(up.last().head, "X-Forwarded-For"); !slices.Equal(got, []string{"127.0.0.1"}) {
+		t.Errorf("the upstream was told %q", got)
+	}
+	for i := range burst - 1 {
+		s.refused(401, "token_missing", "/chat", claim(i)...)
+	}
+	for i := range 20 {
+		a := s.refused(429, "too_many_handshakes", "/chat", append(claim(i), bearer(iss.token()))...)
+		if n := a.header.Get("Retry-After"); n == "" || n == "0" {
+			t.Errorf("Retry-After is %q", n)
+		}
+	}
+	s.connect("/close", append(claim(9), bearer(iss.token()))...).closes(1013, "too_many_handshakes")
+	if up.count() != 1 {
+		t.Errorf("%d connections at the upstream", up.count())
+	}
+	s.waitLog("handshake refused", "too_many_handshakes", `"ip":"127.0.0.1"`)
+	if strings.Contains(s.log.String(), "203.0.113.") {
+		t.Error("a claimed address is in the log")
+	}
+}
+
+func TestAUT10TrustedProxy(t *testing.T) {
+	t.Parallel()
+	up := newUpstream(t, nil)
+	s, iss := gate(t, up, `
+  - {path: /chat, upstream: "ws://UPSTREAM", token_from: [header, cookie]}
+public_url: https://rt.example.com
+trusted_proxies: [127.0.0.1, 198.51.100.0/24]
+`, "handshakes_per_ip: {rate: 1/h, burst: 3}")
+	host := "Host: rt.example.com"
+	cookie := "Cookie: __Host-wsbouncer=" + iss.token() + "; wsbouncer=left; __Secure-wsbouncer-refresh=secret; theme=dark"
+	for name, c := range map[string]struct {
+		lines        []string
+		addr, scheme string
+	}{
+		"one hop":            {[]string{"X-Forwarded-For: 203.0.113.1", "X-Forwarded-Proto: https"}, "203.0.113.1", "https"},
+		"two lines":          {[]string{"X-Forwarded-For: 192.0.2.66", "X-Forwarded-For: 203.0.113.2"}, "203.0.113.2", "http"},
+		"what clients claim": {[]string{"X-Forwarded-For: 192.0.2.66, 203.0.113.3, 198.51.100.7", "X-Forwarded-Proto: http, https"}, "203.0.113.3", "https"},
+		"IPv6":               {[]string{"X-Forwarded-For: [2001:db8::1]:4711"}, "2001:db8::1", "http"},
+		"nonsense":           {[]string{"X-Forwarded-For: 192.0.2.66, nonsense"}, "127.0.0.1", "http"},
+		"other headers":      {[]string{"X-Real-IP: 192.0.2.66", "Forwarded: for=192.0.2.66", "X-Forwarded-For: 203.0.113.4"}, "203.0.113.4", "http"},
+	} {
+		s.connect("/chat", append(c.lines, host, cookie, "Origin: https://rt.example.com")...).alive().conn.Close()
+		head := up.last().head
+		for header, want := range map[string]string{"X-Forwarded-For": c.addr, "X-Forwarded-Proto": c.scheme, "X-Forwarded-Host": "rt.example.com", "Cookie": "theme=dark"} {
+			if got := values(head, header); !slices.Equal(got, []string{want}) {
+				t.Errorf("%s: %s is %q, want %q", name, header, got, want)
+			}
+		}
+		if strings.Contains(head, "192.0.2.66") {
+			t.Errorf("%s: the claimed address went on:\n%s", name, head)
+		}
+	}
+	// Each address has its own share, and the proxy does not pay for all.
+	for _, ip := range []string{"203.0.113.50", "203.0.113.51"} {
+		for range 3 {
+			s.refused(401, "token_missing", "/chat", host, "X-Forwarded-For: "+ip)
+		}
+		s.refused(429, "too_many_handshakes", "/chat", host, "X-Forwarded-For: 10.0.0.1, "+ip)
+	}
+	// The plain name is nobody's cookie where the public URL is https.
+	s.refused(401, "token_missing", "/chat", host, "X-Forwarded-For: 203.0.113.60", "Origin: https://rt.example.com", "Cookie: wsbouncer="+iss.token())
+	s.refused(403, "origin_denied", "/chat", host, "X-Forwarded-For: 203.0.113.60", "Origin: http://rt.example.com", cookie)
+}
+
+// The limits of contract section 5 that are counts, and a server on its way out.
+func TestAUTRefusalsForWantOfRoom(t *testing.T) {
+	t.Parallel()
+	up := newUpstream(t, nil)
+	s, iss := gate(t, up, `
+  - {path: /chat, upstream: "ws://UPSTREAM"}
+  - {path: /close, upstream: "ws://UPSTREAM", reject: close}
+`, "connections: 8", "connections_per_subject: 2")
+	who := func(sub, sid string) string { return bearer(iss.token(claims{"sub": sub, "sid": sid})) }
+	for i := range 2 {
+		s.connect("/chat", who("alice", fmt.Sprint("s", i))).alive()
+	}
+	room := func(status int, code string, line string) {
+		t.Helper()
+		before := up.count()
+		if a := s.refused(status, code, "/chat", line); a.header.Get("Retry-After") == "" {
+			t.Errorf("%s without Retry-After", code)
+		}
+		s.connect("/close", line).closes(1013, code)
+		if up.count() != before {
+			t.Errorf("%s: %d connections reached the upstream", code, up.count()-before)
+		}
+	}
+	room(429, "too_many_connections", who("alice", "s9"))
+	var last *client
+	for i := range 6 {
+		last = s.connect("/chat", who(fmt.Sprint("user", i), "s1")).alive()
+	}
+	room(503, "overloaded", who("bob", "s1"))
+	last.conn.Close()
+	var held *client
+	eventually(t, "a place to be free again", func() bool {
+		var a *answer
+		held, a = s.handshake("/chat", who("bob", "s1"))
+		return a.status == 101
+	})
+	// Its close frame unanswered, a connection keeps the server for a second.
+	early := s.raw()
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := held.next(); err != nil || m.op != frame.Close || m.payload != "\x03\xf4restarting" {
+		t.Fatalf("%v %v", m, err)
+	}
+	if a := early.send(s.upgrade("/chat", who("carol", "s1"))).response(); a.status != 503 || a.code() != "not_ready" || a.header.Get("Retry-After") == "" {
+		t.Errorf("on its way out: %d %q %v", a.status, a.code(), a.header)
+	}
 }

@@ -46,10 +46,16 @@ func generous(set ...string) string {
 	return text
 }
 
-// within is the same server for a subtest: what is opened ends with it.
+// within is the same server for a subtest: what is opened ends with it. What the
+// subtest notes as secrets is looked for when the server ends.
 func (s *server) within(t *testing.T) *server {
 	sub := *s
 	sub.t = t
+	t.Cleanup(func() {
+		for _, x := range secretsOf(t) {
+			secret(s.t, x)
+		}
+	})
 	return &sub
 }
 

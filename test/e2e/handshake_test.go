@@ -13,31 +13,6 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/frame"
 )
 
-// unlimited is for tests that connect more often than anybody should.
-const unlimited = `
-limits: {handshakes_per_ip: {rate: 100000/s, burst: 100000}, connections_per_ip: 5000, connections_per_subject: 5000}
-`
-
-// behind starts a server that trusts one issuer, with more configuration.
-func behind(t *testing.T, up *upstream, yaml string) (*server, *issuer) {
-	t.Helper()
-	iss := newIssuer(t, "https://idp.example")
-	return start(t, up, trustYAML(iss.name)+yaml, iss.trusted), iss
-}
-
-// in is s for a subtest. What the subtest notes as a secret is looked for when
-// s ends.
-func (s *server) in(t *testing.T) *server {
-	c := *s
-	c.t = t
-	t.Cleanup(func() {
-		for _, x := range secretsOf(t) {
-			secret(s.t, x)
-		}
-	})
-	return &c
-}
-
 // unseen demands that nothing of what f does reaches the upstream. Connections
 // are accepted in the order they came, so one that open makes afterwards must
 // be the next that is counted.
@@ -65,8 +40,7 @@ func statuses(t *testing.T, what string, got int, want ...int) {
 func TestHSHandshake(t *testing.T) {
 	t.Parallel()
 	up := newUpstream(t, nil)
-	s, iss := behind(t, up, unlimited+`
-routes:
+	s, iss := gate(t, up, `
   - {path: "/chat/{room}", upstream: "ws://UPSTREAM", scopes: [chat]}
   - {path: "/admin/{room}", upstream: "ws://UPSTREAM", scopes: [admin]}
   - {path: "/public/{page...}", upstream: "ws://UPSTREAM"}
@@ -76,7 +50,7 @@ routes:
 	good := func() *client { return s.connect("/chat/lobby", auth) }
 
 	t.Run("HS01OnlyVersion13", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		up.unseen(t, good, func() {
 			for _, v := range []string{"0", "7", "8", "12", "14", "13, 8", "8, 13", "013", "+13", "13.0", "x"} {
 				c, a := s.handshake("/chat/lobby", auth, "Sec-WebSocket-Version: "+v)
@@ -97,7 +71,7 @@ routes:
 	})
 
 	t.Run("HS02Malformed", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		_, a := s.handshake("/chat/lobby", auth)
 		if got := a.header.Get("Sec-WebSocket-Accept"); got != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" { // RFC 6455 §1.3
 			t.Errorf("accept %q", got)
@@ -152,7 +126,7 @@ routes:
 	})
 
 	t.Run("HS03VerifiedBeforeTheUpgrade", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		evil := "Origin: https://evil.test"
 		kinds := [][]string{{}, {bearer("nonsense")}, {auth, evil}, {evil}, {bearer(iss.token(claims{"exp": 1}))}, {bearer(iss.token(claims{"aud": "other"}))}, {auth, bearer(iss.token())}}
 		up.unseen(t, good, func() {
@@ -172,7 +146,7 @@ routes:
 	})
 
 	t.Run("HS05BytesBeforeTheAnswer", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		smuggled := "GET /admin/x HTTP/1.1\r\nHost: " + s.addr + "\r\n\r\n"
 		data := string(frame.Append(nil, frame.Text, []byte("too early"), true))
 		up.unseen(t, good, func() {
@@ -202,7 +176,7 @@ routes:
 	})
 
 	t.Run("HS06UpgradeWithABody", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		smuggled := "GET /healthz HTTP/1.1\r\nHost: " + s.addr + "\r\n\r\n"
 		up.unseen(t, good, func() {
 			for name, request := range map[string]string{
@@ -224,7 +198,7 @@ routes:
 	})
 
 	t.Run("HS07OnlyWebsocketIsUpgraded", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		up.unseen(t, good, func() {
 			for _, u := range []string{"h2c", "websocket, h2c", "h2c, websocket", "TLS/1.0", "foo", "websocket/13", "websockets"} {
 				lines := []string{auth, "Upgrade: " + u}
@@ -247,7 +221,7 @@ routes:
 	})
 
 	t.Run("HS08NoSharedPool", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		before := up.count()
 		const rounds = 60
 		seen := map[string]bool{}
@@ -273,7 +247,7 @@ routes:
 	})
 
 	t.Run("HS09OneReadingOfTheTarget", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		up.unseen(t, good, func() {
 			for _, target := range []string{
 				"//evil/ws", "//chat/lobby", "/chat//lobby", "/chat/lobby//", "http://evil.test/chat/lobby", "http://" + s.addr + "/chat/lobby",
@@ -302,7 +276,7 @@ routes:
 	})
 
 	t.Run("HS10Subprotocols", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		for _, c := range []struct{ offer, upstream, chosen string }{
 			{"bearer, " + token, "", "bearer"},
 			{"bearer, " + token + ", chat", "chat", "chat"},
@@ -339,7 +313,7 @@ routes:
 	})
 
 	t.Run("HS11BothSidesEnd", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		eventually(t, "earlier connections to be gone", func() bool { return strings.Contains(s.cli("conn", "list", "--json"), "[]") })
 		before := s.descriptors()
 		for _, side := range []string{"client", "upstream"} {

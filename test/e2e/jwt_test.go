@@ -284,7 +284,7 @@ trust:
   - {issuer: "https://many.example", audience: gw, algorithms: [RS256, RS384, PS256, ES256, ES384, ES512, EdDSA], keys: {file: many.json}, leeway: 0s}
   - {issuer: "https://secret.example", audience: gw, algorithms: [HS256], keys: {secret_file: hs.key}, leeway: 0s}
   - {issuer: "https://pem.example", audience: gw, algorithms: [RS256], keys: {pem: public.pem}, leeway: 0s}
-`+unlimited+`
+`+generous()+`
 routes:
   - {path: /ws, upstream: "ws://UPSTREAM", token_from: [header, query, subprotocol, cookie, ticket]}
   - {path: /first, upstream: "ws://UPSTREAM", token_from: [first_message]}
@@ -331,7 +331,7 @@ routes:
 	}
 
 	t.Run("Vectors", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		b, err := os.ReadFile("../../vectors/tokens.json")
 		var f vectorFile
 		if err != nil || json.Unmarshal(b, &f) != nil {
@@ -390,7 +390,7 @@ routes:
 		tokens["signature cut off"] = signed[:strings.LastIndexByte(signed, '.')+1]
 		tokens["signature and dot cut off"] = signed[:strings.LastIndexByte(signed, '.')]
 		tokens["payload alone"] = strings.Split(signed, ".")[1]
-		refuse(t, s.in(t), tokens)
+		refuse(t, s.within(t), tokens)
 	})
 
 	t.Run("JWT02KeyConfusion", func(t *testing.T) {
@@ -423,7 +423,7 @@ routes:
 				}
 			}
 		}
-		refuse(t, s.in(t), tokens)
+		refuse(t, s.within(t), tokens)
 	})
 
 	t.Run("JWT04BrokenSignatures", func(t *testing.T) {
@@ -458,7 +458,7 @@ routes:
 			}
 			tokens["PS256 with "+name] = ps + "." + b64(string(sig))
 		}
-		refuse(t, s.in(t), tokens)
+		refuse(t, s.within(t), tokens)
 		// The whole one is good, so the others failed for what was changed.
 		if a := s.offer(with(sig)); a.status != 101 {
 			t.Errorf("unchanged: %d %q", a.status, a.code())
@@ -466,7 +466,7 @@ routes:
 	})
 
 	t.Run("JWT05AndJWT17NothingIsFetched", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		base := "http://" + canary.addr
 		attacker := k.set(t, "p256-other k1 ES256")
 		jwk := strings.TrimSuffix(strings.TrimPrefix(attacker, `{"keys":[`), `]}`)
@@ -515,11 +515,11 @@ routes:
 			tokens["secret's issuer "+kid] = forge(t, "HS256", []byte{}, fmt.Sprintf(header, "HS256"), payload("https://secret.example"))
 			tokens["ES256 "+kid] = es(fmt.Sprintf(header, "ES256"))
 		}
-		refuse(t, s.in(t), tokens)
+		refuse(t, s.within(t), tokens)
 	})
 
 	t.Run("JWT10AKeyOfItsIssuer", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		good().conn.Close() // now a's k1 has been used
 		refuse(t, s, map[string]string{
 			"a's k1 for b":   forge(t, "ES256", k["p256"], plain, payload("https://b.example")),
@@ -555,14 +555,14 @@ routes:
 		tokens["detached"] = jws[0] + ".." + jws[2]
 		tokens["nested"] = es(`{"alg":"ES256","kid":"k1","typ":"at+jwt","cty":"JWT"}`, claims{"sub": nil})
 		began := time.Now()
-		refuse(t, s.in(t), tokens)
+		refuse(t, s.within(t), tokens)
 		if d := time.Since(began); d > 5*time.Second {
 			t.Errorf("%d of them took %v", len(tokens), d)
 		}
 	})
 
 	t.Run("JWT15Bounded", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		dots := strings.Repeat(".", 1<<20)
 		// Said in one write, of which the server may not want the rest.
 		status := func(target string, lines ...string) int {
@@ -626,7 +626,7 @@ routes:
 	})
 
 	t.Run("JWT18RevokedByWhatItIs", func(t *testing.T) {
-		s := s.in(t)
+		s := s.within(t)
 		n := elliptic.P256().Params().N
 		token := es(plain, claims{"jti": "theft", "sid": "s18"})
 		cut := strings.LastIndexByte(token, '.') + 1
