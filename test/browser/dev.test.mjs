@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { after, before, beforeEach, afterEach, test } from "node:test";
 import { promisify } from "node:util";
-import { connected, connection, dev, ended, enter, launch, open, say, sees, stranger } from "./harness.mjs";
+import { connected, connection, dev, echo, ended, enter, launch, open, say, sees, stranger } from "./harness.mjs";
 
 /** Milliseconds a token of `wsbouncer dev` lives. */
 const life = 30_000;
@@ -207,13 +207,76 @@ for (const host of ["127.0.0.2", "127.0.0.1"]) {
   });
 }
 
-test("the page fits a phone, in light and dark", async () => {
+test("lines of one person stand together, and tabs that leave together are one line", async () => {
+  const bob = await enter(profile, server.bob);
+  const one = await enter(profile, server.ann);
+  await enter(profile, server.ann);
+  await sees(bob, "ann joined ×2");
+  for (const text of ["first", "second"]) {
+    await say(one, text);
+    await sees(bob, text);
+  }
+  await say(bob, "third");
+  await sees(bob, "third");
+  const names = await bob.locator("#lines .line").evaluateAll((lines) => lines.slice(-3).map((line) => line.querySelector("strong").checkVisibility()));
+  assert.deepEqual(names, [true, false, true]);
+  await one.click("#logout");
+  await sees(bob, "ann left (3000 logged_out) ×2");
+});
+
+test("before an upstream of your own the page is a console", async () => {
+  const upstream = await echo();
+  const mine = await dev("--upstream", upstream.url);
+  try {
+    const ann = await enter(profile, mine.ann);
+    await say(ann, "hello");
+    await sees(ann, "ann: hello");
+    assert.equal(await ann.textContent("#fact-subject"), "ann");
+    await ann.click("#logout");
+    assert.equal((await ended(ann)).reason, "logged_out");
+  } finally {
+    assert.equal(await mine.stop(), 0);
+    await upstream.stop();
+  }
+});
+
+/** What text a reader of that page would not make out: below 4.5:1 (WCAG 2.2, 1.4.3). */
+const faint = (page) => page.evaluate(() => {
+  const rgb = (color) => color.match(/[\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4)).reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (node) => {
+    for (let n = node; n; n = n.parentElement) {
+      const [r, g, b, a = 1] = rgb(getComputedStyle(n).backgroundColor);
+      if (a === 1) return [r, g, b];
+    }
+    return [255, 255, 255];
+  };
+  return [...document.querySelectorAll("body *")]
+    .filter((node) => node.checkVisibility({ visibilityProperty: true }) && !node.closest(":disabled, [aria-hidden=true]") && [...node.childNodes].some((child) => child.nodeType === Node.TEXT_NODE && child.data.trim()))
+    .map((node) => {
+      const [dark, light] = [luminance(rgb(getComputedStyle(node).color)), luminance(behind(node))].sort((a, b) => a - b);
+      return { text: node.textContent.trim(), ratio: (light + 0.05) / (dark + 0.05) };
+    })
+    .filter(({ ratio }) => ratio < 4.5);
+});
+
+test("the page fits a phone and can be read, in light and dark", async () => {
   const ann = await enter(profile, server.ann);
   await say(ann, "https://example.com/" + "long".repeat(60));
   await sees(ann, "longlong");
-  for (const width of [320, 390, 768, 1280]) {
-    await ann.setViewportSize({ width, height: 720 });
-    const over = await ann.evaluate(() => document.scrollingElement.scrollWidth - innerWidth);
-    assert.ok(over <= 0, `${over} px too wide at ${width}`);
+  for (const colorScheme of ["light", "dark"]) {
+    await ann.emulateMedia({ colorScheme });
+    for (const width of [320, 390, 768, 1280]) {
+      await ann.setViewportSize({ width, height: 720 });
+      const over = await ann.evaluate(() => document.scrollingElement.scrollWidth - innerWidth);
+      assert.ok(over <= 0, `${over} px too wide at ${width}`);
+    }
+    assert.deepEqual(await faint(ann), [], colorScheme);
+  }
+  await ann.click("#logout");
+  await ended(ann);
+  for (const colorScheme of ["light", "dark"]) {
+    await ann.emulateMedia({ colorScheme });
+    assert.deepEqual(await faint(ann), [], `${colorScheme}, after the end`);
   }
 });

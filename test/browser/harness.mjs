@@ -1,6 +1,7 @@
 // The real binary and a real browser, for the tests beside this file.
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
+import { createHash } from "node:crypto";
 import { createServer } from "node:http";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
@@ -89,4 +90,38 @@ export async function stranger(host) {
   const server = createServer((_, response) => response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><title>elsewhere</title>"));
   await new Promise((resolve) => server.listen(0, host, resolve));
   return { url: `http://${host}:${server.address().port}/`, stop: () => new Promise((resolve) => server.close(resolve)) };
+}
+
+/**
+ * A WebSocket server that sends every short text back after the subject the
+ * gateway told it: an upstream that knows nothing of wsbouncer.
+ */
+export async function echo() {
+  const sockets = new Set();
+  const server = createServer().on("upgrade", (request, socket) => {
+    sockets.add(socket.on("error", () => {}));
+    const accept = createHash("sha1").update(`${request.headers["sec-websocket-key"]}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest("base64");
+    socket.write(`HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ${accept}\r\n\r\n`);
+    let buffered = Buffer.alloc(0);
+    socket.on("data", (data) => {
+      buffered = Buffer.concat([buffered, data]);
+      while (buffered.length >= 6 && buffered.length >= 6 + (buffered[1] & 0x7f)) {
+        const end = 6 + (buffered[1] & 0x7f);
+        const text = buffered.subarray(6, end).map((byte, i) => byte ^ buffered[2 + (i % 4)]);
+        if (buffered[0] === 0x81) {
+          const answer = Buffer.from(`${request.headers["x-wsbouncer-subject"]}: ${text.toString()}`);
+          socket.write(Buffer.concat([Buffer.from([0x81, answer.length]), answer]));
+        }
+        buffered = buffered.subarray(end);
+      }
+    });
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return {
+    url: `ws://127.0.0.1:${server.address().port}`,
+    stop: () => new Promise((resolve) => {
+      for (const socket of sockets) socket.destroy();
+      server.close(resolve);
+    }),
+  };
 }

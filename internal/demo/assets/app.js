@@ -15,8 +15,8 @@ function el(tag, className = "", ...children) {
   return node;
 }
 
-const clock = (at = Date.now()) => {
-  const node = el("time", "", new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" }));
+const clock = (at = Date.now(), seconds = {}) => {
+  const node = el("time", "", new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...seconds }));
   node.dateTime = new Date(at).toISOString();
   return node;
 };
@@ -55,8 +55,15 @@ const explain = (code, reason) => meaning[reason] ?? codes[code] ?? "The connect
 
 function note(kind, ...what) {
   const node = el("span", kind, ...what);
-  $("events").prepend(el("li", "", clock(), node));
+  $("events").prepend(el("li", "", clock(Date.now(), { second: "2-digit" }), node));
   while ($("events").childElementCount > 60) $("events").lastElementChild.remove();
+}
+
+/** Enough of a connection's id to tell it from others; all of it is in "Who the gateway says you are". */
+function short(cid) {
+  const node = el("code", "", `${cid.slice(0, 8)}…`);
+  node.title = cid;
+  return node;
 }
 
 function notice(text) {
@@ -137,7 +144,7 @@ auth.addEventListener("token", (event) => {
   const same = socket?.connection && event.extended.includes(socket.connection);
   if (!same) return note("", "token refreshed");
   renewals++;
-  note("good", "refreshed, same connection ", el("code", "", socket.connection));
+  note("good", "refreshed, same connection ", short(socket.connection));
 });
 
 // ---- the connection ----------------------------------------------------------
@@ -147,7 +154,7 @@ let room = rooms[0];
 let socket = null;
 
 function status(state, text) {
-  $("status").dataset.state = state;
+  $("app").dataset.state = $("status").dataset.state = state;
   $("status").firstElementChild.textContent = text;
   $("text").disabled = $("send").disabled = state !== "open";
 }
@@ -172,7 +179,7 @@ function open(name) {
     $("fact-subject").textContent = me.subject;
     $("fact-scopes").textContent = me.scopes.join(" ") || "none";
     $("fact-connection").textContent = mine.connection;
-    note("", `opened ${path}, connection `, el("code", "", mine.connection));
+    note("", `opened ${path} `, short(mine.connection));
   }));
   mine.addEventListener("message", current((event) => (config.console ? raw("←", event.data) : receive(JSON.parse(event.data)))));
   mine.addEventListener("reconnecting", current((event) => {
@@ -209,8 +216,27 @@ function show(node) {
 }
 
 const raw = (mark, data) => show(el("li", "line raw", el("span", "", mark), el("p", "line-text", typeof data === "string" ? data : `binary, ${data.size} bytes`)));
-const aside = (text) => show(el("li", "aside", text));
-const line = (l) => show(el("li", "line", avatar(l.from), el("p", "line-head", el("strong", "", l.from), clock(l.at)), el("p", "line-text", l.text)));
+
+/** What the room says. Two tabs that leave together are one line. */
+function aside(text) {
+  const last = $("lines").lastElementChild;
+  if (last?.dataset.text !== text) {
+    const node = el("li", "aside", text);
+    node.dataset.text = text;
+    return show(node);
+  }
+  last.dataset.times = Number(last.dataset.times ?? 1) + 1;
+  last.textContent = `${text} ×${last.dataset.times}`;
+}
+
+/** Somebody's line; several in a row stand under one name. */
+function line(l) {
+  const last = $("lines").lastElementChild;
+  const more = last?.dataset.from === l.from && l.at - last.dataset.at < 5 * 60_000;
+  const node = el("li", more ? "line more" : "line", avatar(l.from), el("p", "line-head", el("strong", "", l.from), clock(l.at)), el("p", "line-text", l.text));
+  Object.assign(node.dataset, { from: l.from, at: more ? last.dataset.at : l.at });
+  show(node);
+}
 
 function receive(message) {
   if (message.people) $("people").replaceChildren(...message.people.slice(0, 6).map(avatar));
@@ -265,6 +291,7 @@ $("copy").onclick = async () => {
 setInterval(() => {
   const left = Math.max(0, expiresAt - Date.now()) / 1000;
   const life = Math.max(config.access_ttl, 1);
+  $("left-unit").hidden = !expiresAt;
   $("left").textContent = expiresAt ? (left < 100 ? Math.ceil(left) : Math.round(left)) : "–";
   $("ring").style.setProperty("--left", String(Math.min(100, (left / life) * 100)));
   $("ring").dataset.low = String(left < life * 0.25);
@@ -276,7 +303,7 @@ setInterval(() => {
 if (config.console) {
   $("rooms").append(el("code", "", config.console));
   $("text").placeholder = "Send a text message";
-  $("facts-note").textContent = "Told by the gateway: the server behind it never sees a token.";
+  $("facts-note").textContent = "The server behind it is told this. It never sees a token.";
 } else {
   $("rooms").append(...rooms.map((name) => {
     const tab = el("button", "", name);
