@@ -646,6 +646,44 @@ func TestRefusalsOverHTTP(t *testing.T) {
 	}
 }
 
+// Refused connections that linger for their farewell count as their address's,
+// however fast it has itself refused.
+func TestRejectByCloseLingersWithinTheLimitByAddress(t *testing.T) {
+	const most = 3
+	b, _ := bouncer(t, func(o *wsbouncer.Options) { o.Limits.ConnectionsPerIP = most })
+	srv := serve(t, b.Require(wsbouncer.Demand{RejectByClose: true}).Protect(http.NotFoundHandler()))
+	// Nobody answers the close frame; time is what each was left for that.
+	left := make(chan time.Duration, 4*most)
+	refused := func() {
+		began, cl := time.Now(), dial(t, srv, "/ws", nil).want101()
+		go func() {
+			if h, _, err := cl.next(); err != nil || h.Op != frame.Close {
+				t.Errorf("%v, %v", h.Op, err)
+			}
+			if _, err := cl.br.ReadByte(); !errors.Is(err, io.EOF) {
+				t.Errorf("instead of the end: %v", err)
+			}
+			left <- time.Since(began)
+		}()
+	}
+	for range 4 * most {
+		refused()
+	}
+	lingered := 0
+	for range 4 * most {
+		if d := <-left; d > 900*time.Millisecond {
+			lingered++
+		}
+	}
+	if lingered > most {
+		t.Errorf("%d lingered at once, %d may", lingered, most)
+	}
+	refused()
+	if d := <-left; d < 900*time.Millisecond {
+		t.Errorf("with room again it was left %v", d)
+	}
+}
+
 func TestRejectByClose(t *testing.T) {
 	b, w := bouncer(t, nil)
 	h := b.Require(wsbouncer.Demand{RejectByClose: true, Scopes: []string{"chat:write"}}).Protect(http.NotFoundHandler())

@@ -12,6 +12,7 @@ import (
 
 	"github.com/wsbouncer/wsbouncer/internal/frame"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
+	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
 )
 
@@ -88,7 +89,13 @@ func (b *Bouncer) refuseByClose(w http.ResponseWriter, r *http.Request, ref *Ref
 		head += "Sec-WebSocket-Protocol: " + c.protocols[0] + "\r\n"
 	}
 	_ = conn.SetDeadline(time.Now().Add(farewell))
-	if _, err := conn.Write(frame.AppendClose([]byte(head+"\r\n"), ref.CloseCode, ref.Code, false)); err == nil {
+	if _, err := conn.Write(frame.AppendClose([]byte(head+"\r\n"), ref.CloseCode, ref.Code, false)); err != nil {
+		return true
+	}
+	// While it lingers it is one of its address's connections: who is refused a
+	// thousand times a second does not hold a thousand sockets with it.
+	if from := limit.IPKey(b.peers.Addr(r)); b.perIP.Acquire(from) {
+		defer b.perIP.Release(from)
 		awaitClose(conn, frame.NewScanner(frame.Options{FromClient: true}), nil)
 	}
 	return true
