@@ -38,7 +38,7 @@ func (f adminFlags) socket() (string, error) {
 	if f.Config == "" && errors.Is(err, fs.ErrNotExist) {
 		return app.SocketPath(defaultData), nil
 	}
-	return "", err
+	return "", broken(f.path(), err)
 }
 
 func (f adminFlags) client() (*adminapi.Client, error) {

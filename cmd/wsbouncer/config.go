@@ -31,21 +31,31 @@ func (f configFlag) path() string {
 // load reads the configuration; warnings go to stderr, so that no insecure
 // setting is silent.
 func (f configFlag) load(s *streams) (*config.Config, error) {
-	c, warnings, err := config.Load(f.path())
-	var problems config.Problems
-	if errors.As(err, &problems) {
-		for _, p := range problems {
-			fmt.Fprint(s.err, p.Render(f.path()))
-		}
-		return nil, errQuiet
-	}
+	c, warnings, err := app.Load(f.path())
 	if err != nil {
-		return nil, err
+		return nil, broken(f.path(), err)
 	}
 	for _, w := range warnings {
 		fmt.Fprintf(s.err, "warning: %s:%s\n", f.path(), w)
 	}
 	return c, nil
+}
+
+// brokenConfig is the problems of a configuration file.
+type brokenConfig struct {
+	path     string
+	problems config.Problems
+}
+
+func (b *brokenConfig) Error() string { return b.problems.Error() }
+
+// broken says which file an error is about, if it is about its content.
+func broken(path string, err error) error {
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		return &brokenConfig{path, problems}
+	}
+	return err
 }
 
 type initCmd struct {
@@ -87,13 +97,10 @@ type checkCmd struct {
 // Run reports everything that is wrong, then what is in force.
 func (c *checkCmd) Run(s *streams) error {
 	path := c.path()
-	cfg, warnings, err := config.Load(path)
+	cfg, warnings, err := app.Load(path)
 	var problems config.Problems
 	if err != nil && !errors.As(err, &problems) {
 		return err
-	}
-	if err == nil {
-		problems = app.Check(cfg)
 	}
 	var effective []byte
 	if len(problems) == 0 {
@@ -139,14 +146,12 @@ type serveCmd struct {
 
 // Run serves until the context ends.
 func (c *serveCmd) Run(ctx context.Context, s *streams) error {
-	cfg, err := c.load(s)
+	load := func() (*config.Config, config.Problems, error) { return app.Load(c.path()) }
+	cfg, warnings, err := load()
 	if err != nil {
-		return err
+		return broken(c.path(), err)
 	}
-	return app.Serve(ctx, app.Options{
-		Config: cfg, Version: version, Log: app.Logger(s.err),
-		Load: func() (*config.Config, config.Problems, error) { return config.Load(c.path()) },
-	})
+	return app.Serve(ctx, app.Options{Config: cfg, Warnings: warnings, Version: version, Log: app.Logger(s.err), Load: load})
 }
 
 type devCmd struct {
@@ -184,7 +189,7 @@ func (c *healthCmd) Run(ctx context.Context, s *streams) error {
 	if url == "" {
 		cfg, _, err := config.Load(c.path())
 		if err != nil {
-			return err
+			return broken(c.path(), err)
 		}
 		url, host, client.Transport = app.LocalURL(cfg)
 	}

@@ -108,6 +108,7 @@ type usageError string
 func (e usageError) Error() string { return string(e) }
 
 func report(err error, w io.Writer) int {
+	var file *brokenConfig
 	var problems config.Problems
 	var usage usageError
 	switch {
@@ -118,6 +119,11 @@ func report(err error, w io.Writer) int {
 	case errors.As(err, &usage):
 		fmt.Fprintf(w, "wsbouncer: %v\n", err)
 		return exitUsage
+	case errors.As(err, &file):
+		for _, p := range file.problems {
+			fmt.Fprint(w, p.Render(file.path))
+		}
+		return exitFailed
 	case errors.As(err, &problems):
 		for _, p := range problems {
 			fmt.Fprint(w, p.Render(""))

@@ -30,6 +30,9 @@ func (c *statusCmd) Run(ctx context.Context, s *streams) error {
 			} {
 				fmt.Fprintf(&b, "%-12s %s\n", l[0], l[1])
 			}
+			for _, w := range st.Warnings {
+				fmt.Fprintf(&b, "%-12s %s\n", "warning", w)
+			}
 			return strings.TrimRight(b.String(), "\n")
 		})
 }

@@ -207,6 +207,8 @@ type Status struct {
 	Config      string   `json:"config,omitempty"`
 	Routes      []string `json:"routes"`
 	Connections int      `json:"connections"`
+	// Warnings are of insecure settings in force.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Stats are numbers of this moment.

@@ -26,9 +26,11 @@ import (
 
 // Options are what a program is made of.
 type Options struct {
-	Config  *config.Config
-	Version string
-	Log     *slog.Logger
+	Config *config.Config
+	// Warnings are of what is insecure in Config.
+	Warnings config.Problems
+	Version  string
+	Log      *slog.Logger
 	// Load reads the configuration anew; nil: reloading is refused.
 	Load func() (*config.Config, config.Problems, error)
 	// Listener, when set, is used instead of opening Config.Listen.
@@ -64,6 +66,7 @@ type App struct {
 	addr     net.Addr
 	reloadMu sync.Mutex
 	current  atomic.Pointer[config.Config]
+	warnings atomic.Pointer[config.Problems]
 }
 
 // Logger is the program's log: JSON lines, or text on a terminal, secrets
@@ -77,13 +80,13 @@ func GoVersion() string { return runtime.Version() }
 
 // open builds everything except listeners. On an error nothing stays open.
 func open(ctx context.Context, o Options) (_ *App, err error) {
-	p, problems := newPlan(o.Config)
+	p, problems := newPlan(o.Config, nil)
 	if len(problems) > 0 {
 		return nil, problems
 	}
 	c := o.Config
 	a := &App{o: o, log: o.Log, started: time.Now(), cert: p.cert, peers: httpx.NewPeers(c.ProxyPrefixes()), watch: newObserver(o.Log)}
-	a.current.Store(c)
+	a.inForce(c, o.Warnings)
 	if a.data, err = openData(c.Data); err != nil {
 		return nil, err
 	}

@@ -101,12 +101,8 @@ func Dev(ctx context.Context, o DevOptions) error {
 	if err != nil {
 		return err
 	}
-	for _, w := range warnings {
-		o.Log.Warn("insecure setting", "where", w.Path, "warning", w.Message)
-	}
-
 	d := &devPage{}
-	app, err := open(ctx, Options{Config: cfg, Version: o.Version, Log: o.Log, Listener: public, Page: d})
+	app, err := open(ctx, Options{Config: cfg, Warnings: warnings, Version: o.Version, Log: o.Log, Listener: public, Page: d})
 	if err != nil {
 		return err
 	}

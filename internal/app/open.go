@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"path"
 	"strings"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/adminapi"
 	"github.com/wsbouncer/wsbouncer/internal/audit"
 	"github.com/wsbouncer/wsbouncer/internal/authapi"
-	"github.com/wsbouncer/wsbouncer/internal/config"
 	"github.com/wsbouncer/wsbouncer/internal/gateway"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
@@ -50,9 +48,7 @@ func (a *App) openIssuer(p *plan) (err error) {
 	if i := c.Issuer; i != nil {
 		so.MaxTokenLife = maxOwnToken
 		keys.Algorithm, keys.Rotation = i.Algorithm, i.KeyRotation.D()
-		if a.account, err = a.openAccounts(); err != nil {
-			return err
-		}
+		a.account = a.openAccounts(p)
 		so.Audience, so.AccessTTL, so.RefreshTTL, so.RefreshIdle = i.Audience, i.AccessTTL.D(), i.RefreshTTL.D(), i.RefreshIdle.D()
 		so.PerSubject, so.Accounts = i.SessionsPerSubject, a.account
 		so.RefreshGrace = i.RefreshGrace.D()
@@ -77,24 +73,13 @@ func (a *App) keyRotated(k token.KeyInfo) {
 	}
 }
 
-func (a *App) openAccounts() (*account.Service, error) {
+func (a *App) openAccounts(p *plan) *account.Service {
 	c := a.o.Config
-	o := account.Options{
-		Store: a.store, Audit: a.events, MinLength: c.Login.Password.MinLength,
+	return account.New(account.Options{
+		Store: a.store, Audit: a.events, MinLength: c.Login.Password.MinLength, Blocklist: p.blocklist,
 		Words:      []string{"wsbouncer", c.PublicURL.Hostname()},
 		PerAccount: limit.Rate(c.Limits.Logins.PerAccount), PerIP: limit.Rate(c.Limits.Logins.PerIP),
-	}
-	if name := c.Login.Password.Blocklist; name != "" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, config.Problems{c.At("login.password.blocklist", "%v", err)}
-		}
-		defer f.Close()
-		if o.Blocklist, err = account.ReadBlocklist(f); err != nil {
-			return nil, config.Problems{c.At("login.password.blocklist", "%v", err)}
-		}
-	}
-	return account.New(o), nil
+	})
 }
 
 // ownIssuer is our issuer's name, or "" without one.

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/wsbouncer/wsbouncer"
+	"github.com/wsbouncer/wsbouncer/internal/account"
 	"github.com/wsbouncer/wsbouncer/internal/config"
 	"github.com/wsbouncer/wsbouncer/internal/gateway"
+	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/token"
 )
@@ -23,20 +25,46 @@ type plan struct {
 	routes  []gateway.Route
 	cert    *certificate
 	limits  wsbouncer.Limits
+	// blocklist holds passwords that are refused besides the ones shipped.
+	blocklist *account.Blocklist
 }
 
-// Check reports what only construction can find wrong: keys that do not parse,
-// routes that overlap, a certificate that does not fit its key.
-func Check(c *config.Config) config.Problems {
-	_, problems := newPlan(c)
-	return problems
+// Load reads a configuration file. The error is config.Problems with everything
+// that can be found wrong without starting, also what only construction finds:
+// keys that do not parse, routes that overlap, a certificate that does not fit
+// its key.
+func Load(path string) (*config.Config, config.Problems, error) {
+	c, problems, warnings, err := config.Examine(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c != nil {
+		_, more := newPlan(c, problems)
+		problems = append(problems, more...)
+		problems.Sort()
+	}
+	if len(problems) > 0 {
+		return nil, warnings, problems
+	}
+	return c, warnings, nil
 }
 
-func newPlan(c *config.Config) (*plan, config.Problems) {
+// newPlan leaves out what known problems are about.
+func newPlan(c *config.Config, known config.Problems) (*plan, config.Problems) {
 	p := &plan{limits: limitsOf(&c.Limits)}
 	var problems config.Problems
 	wrong := func(path string, err error) { problems = append(problems, c.At(path, "%v", err)) }
+	checkNames(c, known, wrong)
+	if name := c.Login.Password.Blocklist; name != "" && c.Issuer != nil && !known.Touch("login.password.blocklist") {
+		var err error
+		if p.blocklist, err = readBlocklist(name); err != nil {
+			wrong("login.password.blocklist", err)
+		}
+	}
 	for i, t := range c.Trust {
+		if known.Touch(fmt.Sprintf("trust[%d]", i)) {
+			continue
+		}
 		keys, path, err := trustKeys(&t)
 		if err != nil {
 			wrong(fmt.Sprintf("trust[%d].keys.%s", i, path), err)
@@ -47,26 +75,63 @@ func newPlan(c *config.Config) (*plan, config.Problems) {
 			ScopeClaim: t.ScopeClaim, Leeway: t.Leeway.D(), MaxLifetime: t.MaxLifetime.D(),
 		})
 	}
+	var numbers []int // of p.routes in the configuration
 	for i := range c.Routes {
+		if known.Touch(fmt.Sprintf("routes[%d]", i)) {
+			continue
+		}
 		r, path, err := routeOf(c, &c.Routes[i])
 		if err != nil {
 			wrong(fmt.Sprintf("routes[%d].%s", i, path), err)
 			continue
 		}
-		p.routes = append(p.routes, r)
+		p.routes, numbers = append(p.routes, r), append(numbers, i)
 	}
-	if len(problems) == 0 {
-		if i, err := gateway.CheckRoutes(p.routes); err != nil {
-			wrong(fmt.Sprintf("routes[%d].path", i), err)
-		}
+	if i, err := gateway.CheckRoutes(p.routes); err != nil {
+		wrong(fmt.Sprintf("routes[%d].path", numbers[i]), err)
 	}
-	if c.TLS != nil {
+	if c.TLS != nil && !known.Touch("tls") {
 		var err error
 		if p.cert, err = loadCertificate(c.TLS); err != nil {
 			wrong("tls", err)
 		}
 	}
 	return p, problems
+}
+
+// checkNames looks at the names of pages and hosts.
+func checkNames(c *config.Config, known config.Problems, wrong func(path string, err error)) {
+	if !known.Touch("origins") {
+		bad := false
+		for i, o := range c.Origins {
+			if _, err := httpx.ParseOrigins([]string{o}); err != nil {
+				bad = true
+				wrong(fmt.Sprintf("origins[%d]", i), err)
+			}
+		}
+		if _, err := httpx.ParseOrigins(c.Origins); err != nil && !bad {
+			wrong("origins", err)
+		}
+	}
+	for i, h := range c.Hosts {
+		if _, err := httpx.ParseHosts([]string{h}); err != nil {
+			wrong(fmt.Sprintf("hosts[%d]", i), err)
+		}
+	}
+	if u := c.PublicURL.URL; u != nil && !known.Touch("public_url") {
+		if _, err := httpx.ParseHosts([]string{u.Host}); err != nil {
+			wrong("public_url", err)
+		}
+	}
+}
+
+func readBlocklist(name string) (*account.Blocklist, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return account.ReadBlocklist(f)
 }
 
 func trustKeys(t *config.Trust) (keys token.KeySet, path string, err error) {

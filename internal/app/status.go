@@ -16,6 +16,9 @@ func (a *App) status(context.Context) adminapi.Status {
 	if a.addr != nil {
 		s.Public = a.addr.String()
 	}
+	for _, w := range *a.warnings.Load() {
+		s.Warnings = append(s.Warnings, w.Path+": "+w.Message)
+	}
 	for _, r := range c.Routes {
 		s.Routes = append(s.Routes, r.Path)
 	}

@@ -36,7 +36,8 @@ type Config struct {
 	// No key sets it: wsbouncer dev does, when it is told to.
 	InsecureHTTP bool `yaml:"-"`
 
-	pos positions
+	pos   positions
+	lines []string
 }
 
 // TLS is the certificate of the public listener.

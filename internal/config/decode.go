@@ -1,7 +1,6 @@
 package config
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -10,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
@@ -44,7 +44,7 @@ type defaulted interface{ setDefaults() }
 // YAML at all, so that what follows from its absence is not reported too.
 func decode(src []byte, c *Config) (Problems, bool) {
 	d := &decoder{lines: strings.Split(string(src), "\n"), pos: positions{}}
-	c.pos = d.pos
+	c.pos, c.lines = d.pos, d.lines
 	if len(src) > maxFileBytes {
 		return Problems{{Message: fmt.Sprintf("the file is larger than %d bytes", maxFileBytes)}}, false
 	}
@@ -77,11 +77,21 @@ func (d *decoder) syntax(err error) Problem {
 	return Problem{Line: line, Column: column, Source: d.source(line), Message: "not YAML: " + m[3]}
 }
 
-func (d *decoder) source(line int) string {
-	if line < 1 || line > len(d.lines) {
+func (d *decoder) source(line int) string { return sourceLine(d.lines, line) }
+
+var urlPassword = regexp.MustCompile(`(://[^/\s@:]*:)([^/\s@]+)@`)
+
+// sourceLine is a line as it stands in the file, but for passwords in URLs:
+// what is reported at a start ends up in logs.
+func sourceLine(lines []string, line int) string {
+	if line < 1 || line > len(lines) {
 		return ""
 	}
-	return strings.TrimRight(d.lines[line-1], "\r")
+	s := strings.TrimRight(lines[line-1], "\r")
+	return urlPassword.ReplaceAllStringFunc(s, func(found string) string {
+		m := urlPassword.FindStringSubmatch(found)
+		return m[1] + strings.Repeat("*", utf8.RuneCountInString(m[2])) + "@" // columns stay
+	})
 }
 
 func (d *decoder) report(t *token.Token, path, format string, args ...any) {
@@ -348,11 +358,4 @@ func editDistance(a, b string) int {
 		}
 	}
 	return row[len(b)]
-}
-
-// sortProblems puts them in the order of the file.
-func sortProblems(ps Problems) {
-	slices.SortStableFunc(ps, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
-	})
 }

@@ -17,49 +17,60 @@ import (
 // The error is Problems where the content is wrong. Warnings are returned with
 // a configuration that is valid.
 func Load(path string) (*Config, Problems, error) {
+	return whole(Examine(path))
+}
+
+// Examine is Load for whoever looks for more problems: the configuration is what
+// could be read beside those there are, and nil where that is nothing.
+func Examine(path string) (c *Config, problems, warnings Problems, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot read the configuration: %w (wsbouncer init writes one)", err)
+		return nil, nil, nil, fmt.Errorf("cannot read the configuration: %w (wsbouncer init writes one)", err)
 	}
 	defer f.Close()
 	src, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot read the configuration: %w", err)
+		return nil, nil, nil, fmt.Errorf("cannot read the configuration: %w", err)
 	}
-	return Parse(src, path)
+	return parse(src, path)
 }
 
 // Parse is Load for a configuration already in memory; file names where it
 // came from, for relative paths, and may be empty.
 func Parse(src []byte, file string) (*Config, Problems, error) {
-	c := New()
+	return whole(parse(src, file))
+}
+
+// whole is nothing where there are problems.
+func whole(c *Config, problems, warnings Problems, err error) (*Config, Problems, error) {
+	if err == nil && len(problems) > 0 {
+		err = problems
+	}
+	if err != nil {
+		return nil, warnings, err
+	}
+	return c, warnings, nil
+}
+
+func parse(src []byte, file string) (c *Config, problems, warnings Problems, err error) {
+	c = New()
 	c.File = file
 	problems, ok := decode(src, c)
 	if !ok {
-		return nil, nil, problems
+		return nil, problems, nil, nil
 	}
 	if file != "" {
 		dir, err := filepath.Abs(filepath.Dir(file))
 		if err != nil {
-			return nil, nil, fmt.Errorf("cannot tell which folder %s is in: %w", file, err)
+			return nil, nil, nil, fmt.Errorf("cannot tell which folder %s is in: %w", file, err)
 		}
 		c.resolve(dir)
 	}
 	more, warnings := c.validate()
 	problems = append(problems, more...)
-	lines := strings.Split(string(src), "\n")
-	for _, ps := range []Problems{problems, warnings} {
-		for i := range ps {
-			if ps[i].Source == "" && ps[i].Line > 0 && ps[i].Line <= len(lines) {
-				ps[i].Source = strings.TrimRight(lines[ps[i].Line-1], "\r")
-			}
-		}
-		sortProblems(ps)
-	}
-	if len(problems) > 0 {
-		return nil, warnings, problems
-	}
-	return c, warnings, nil
+	problems.Sort()
+	warnings.Sort()
+	return c, problems, warnings, nil
 }
 
 // Overlay reads YAML over a configuration made in the program, without

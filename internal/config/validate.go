@@ -27,6 +27,7 @@ func (c *Config) At(path, format string, args ...any) Problem {
 	for at := path; ; { // the nearest key that is written out
 		if place, ok := c.pos[at]; ok {
 			p.Line, p.Column = place.line, place.column
+			p.Source = sourceLine(c.lines, p.Line)
 			return p
 		}
 		i := strings.LastIndexAny(at, ".[")

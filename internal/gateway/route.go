@@ -118,7 +118,8 @@ func (t *table) add(r Route) (err error) {
 	}
 	defer func() { // ServeMux tells by panicking
 		if p := recover(); p != nil {
-			err = errors.New(registered.ReplaceAllString(strings.TrimPrefix(fmt.Sprint(p), "http: "), ""))
+			text := registered.ReplaceAllString(strings.TrimPrefix(fmt.Sprint(p), "http: "), "")
+			err = errors.New(strings.ReplaceAll(text, "\n", " "))
 		}
 	}()
 	t.mux.Handle(r.Path, rt)
