@@ -58,8 +58,11 @@ func (g *Gateway) dial(ctx context.Context, h *handshake, live *wsbouncer.Live, 
 		conn, err := connect(ctx, u, h.rt.UpstreamTLS)
 		if err != nil {
 			u.active.Add(-1)
-			u.failed.Store(time.Now().UnixNano())
 			last = err
+			if givenUp(ctx) {
+				break
+			}
+			u.failed.Store(time.Now().UnixNano())
 			g.report.upstream(h.rt, u, "the upstream cannot be reached", err)
 			continue
 		}
@@ -67,7 +70,9 @@ func (g *Gateway) dial(ctx context.Context, h *handshake, live *wsbouncer.Live, 
 		if err != nil {
 			conn.Close()
 			u.active.Add(-1)
-			g.report.upstream(h.rt, u, "the upstream did not accept the handshake", err)
+			if !givenUp(ctx) {
+				g.report.upstream(h.rt, u, "the upstream did not accept the handshake", err)
+			}
 			return nil, refusal(err)
 		}
 		u.failed.Store(0)
@@ -79,9 +84,21 @@ func (g *Gateway) dial(ctx context.Context, h *handshake, live *wsbouncer.Live, 
 	return nil, refusal(last)
 }
 
+// givenUp reports whether somebody ended the handshake while there was time: the
+// client went away, or the library ended it. That says nothing about the
+// upstream. When the time is over net/http ends the request too, and may be the
+// first to.
+func givenUp(ctx context.Context) bool {
+	by, limited := ctx.Deadline()
+	return ctx.Err() != nil && (!limited || time.Until(by) > lastMoment)
+}
+
+// lastMoment is how much earlier than ours net/http's clock may have started.
+const lastMoment = 500 * time.Millisecond
+
 func refusal(err error) error {
 	var timeout net.Error
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
 		return reason.UpstreamTimeout
 	}
 	return reason.UpstreamRefused

@@ -198,3 +198,28 @@ func selfSigned(s *server) {
 	s.file("cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
 	s.file("key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
 }
+
+// An upstream that takes connections and says nothing is slow, also before its
+// TLS handshake; a client that does not wait for it says nothing about it.
+func TestAnUpstreamIsSlowOnlyIfItIs(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s, iss := gate(t, nil, `  - {path: /chat, upstream: "wss://`+l.Addr().String()+`", scopes: [chat]}
+`, "handshake_timeout: 2s")
+	c := s.raw().send(s.upgrade("/chat", bearer(iss.token())))
+	called, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer called.Close()
+	c.conn.Close()
+	s.waitLog("handshake refused", "upstream_")
+	if strings.Contains(s.log.String(), "the upstream") {
+		t.Errorf("the upstream was blamed:\n%s", s.log)
+	}
+	s.refused(504, "upstream_timeout", "/chat", bearer(iss.token()))
+	s.waitLog("the upstream cannot be reached")
+}
