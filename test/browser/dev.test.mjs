@@ -207,6 +207,34 @@ for (const host of ["127.0.0.2", "127.0.0.1"]) {
   });
 }
 
+test("a client with tokens of its own moves its connection's deadline with a newer one", { timeout: 4 * life }, async () => {
+  const page = await open(profile, `http://127.0.0.1:${server.port}/demo/icon.svg`);
+  const seen = await page.evaluate(async () => {
+    const { WsBouncer } = await import("/demo/wsbouncer.js");
+    const { users: [{ name: username, password }] } = await (await fetch("/demo/config.json")).json();
+    const json = async (path, body, type) => (await fetch(path, { method: "POST", body, headers: { "content-type": type } })).json();
+    let tokens = await json("/auth/login", JSON.stringify({ username, password }), "application/json");
+    const auth = new WsBouncer({
+      url: location.origin,
+      getToken: async ({ fresh }) => {
+        if (fresh) tokens = await json("/auth/token", `grant_type=refresh_token&refresh_token=${tokens.refresh_token}`, "application/x-www-form-urlencoded");
+        return tokens.access_token;
+      },
+    });
+    const socket = auth.connect("/chat/lobby");
+    const event = (target, type) => new Promise((resolve) => target.addEventListener(type, resolve, { once: true }));
+    await event(socket, "open");
+    const { connection } = socket;
+    const { extended, expiresAt } = await event(auth, "token");
+    const seen = { extended: extended.length === 1 && extended[0] === connection, left: expiresAt - Date.now(), state: socket.readyState };
+    auth.close();
+    return seen;
+  });
+  assert.ok(seen.left > life - 5_000 && seen.left <= life, `${seen.left} ms`);
+  assert.deepEqual([seen.extended, seen.state], [true, 1]);
+  assert.deepEqual(await profile.cookies(), []);
+});
+
 test("lines of one person stand together, and tabs that leave together are one line", async () => {
   const bob = await enter(profile, server.bob);
   const one = await enter(profile, server.ann);
@@ -222,6 +250,15 @@ test("lines of one person stand together, and tabs that leave together are one l
   assert.deepEqual(names, [true, false, true]);
   await one.click("#logout");
   await sees(bob, "ann left (3000 logged_out) ×2");
+});
+
+test("a server that stops says 1012, and the page waits for it to come back", async () => {
+  const other = await dev();
+  const ann = await enter(profile, other.ann);
+  assert.equal(await other.stop(), 0);
+  await ann.waitForSelector('#status[data-state="reconnecting"]');
+  await ann.locator("#events li", { hasText: "ended 1012 restarting" }).waitFor();
+  assert.equal(await ann.isVisible("#ended"), false);
 });
 
 test("before an upstream of your own the page is a console", async () => {
