@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/wsbouncer/wsbouncer"
 	"github.com/wsbouncer/wsbouncer/internal/account"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
+	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
 	"github.com/wsbouncer/wsbouncer/internal/session"
 	"github.com/wsbouncer/wsbouncer/token"
@@ -53,7 +55,14 @@ type API struct {
 	base      string // public_url without a trailing slash
 	endpoints []endpoint
 	openapi   []byte
+	changing  *limit.Count[netip.Prefix] // calls that may change something
 }
+
+// maxChanging is how many calls of one address may be under way that change
+// something. They wait for the database's one writer, where revocations wait too.
+const maxChanging = 256
+
+var tooManyAtOnce = reason.Overloaded503.Because("Too many calls of this address at once. Try again shortly.").After(1)
 
 // An endpoint is a path and what it does by method. The rules that hold for
 // all of them are in serve, where none can forget one.
@@ -72,7 +81,7 @@ func New(o Options) *API {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	a := &API{o: o, base: strings.TrimRight(o.PublicURL.String(), "/")}
+	a := &API{o: o, base: strings.TrimRight(o.PublicURL.String(), "/"), changing: limit.NewCount[netip.Prefix](maxChanging)}
 	a.endpoints = a.table()
 	a.openapi = a.describe()
 	return a
@@ -153,7 +162,15 @@ func (a *API) dispatch(e endpoint, w http.ResponseWriter, r *http.Request) error
 	if err := a.guard(r); err != nil {
 		return err
 	}
-	return h(w, r.WithContext(a.withRequest(r)))
+	ctx := a.withRequest(r)
+	if !safe(r.Method) {
+		caller := limit.IPKey(from(ctx).ip)
+		if !a.changing.Acquire(caller) {
+			return tooManyAtOnce
+		}
+		defer a.changing.Release(caller)
+	}
+	return h(w, r.WithContext(ctx))
 }
 
 func methodNotAllowed(ms methods) error {

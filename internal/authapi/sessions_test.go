@@ -1,9 +1,12 @@
 package authapi_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -327,4 +330,42 @@ func TestReadyAndHealth(t *testing.T) {
 	}
 	r.want(r.do("GET", "/auth/nothing", nil), 404, "no_route")
 	r.want(r.do("GET", "/auth/", nil), 404, "no_route")
+}
+
+// Whatever changes something waits for the database's one writer, where
+// revocations wait too: how many of one address are there at once is bounded.
+func TestChangesAtOnceAreBoundedByAddress(t *testing.T) {
+	r := newRig(t, setup{})
+	wrong := map[string]any{"username": anns, "password": "not the password"}
+	// Calls whose bodies do not come are inside until they are given up.
+	var inside []net.Conn
+	for range 256 {
+		c, err := net.Dial("tcp", r.server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n")
+		if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || !strings.Contains(line, "100") {
+			t.Fatalf("%q, %v", line, err) // the handler asks for the body: it is inside
+		}
+		inside = append(inside, c)
+	}
+	a := r.want(r.do("POST", "/auth/login", wrong), 503, "overloaded")
+	if a.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	r.want(r.do("GET", "/healthz", nil), 200, "")
+	for _, c := range inside {
+		c.Close()
+	}
+	for deadline := time.Now().Add(waitFor); ; {
+		a := r.do("POST", "/auth/login", wrong)
+		if a.status == 401 {
+			break
+		}
+		if a.status != 503 || time.Now().After(deadline) {
+			t.Fatalf("with room again: %d", a.status)
+		}
+	}
 }
