@@ -484,3 +484,51 @@ func TestPRX05Drain(t *testing.T) {
 		t.Error("somebody still listens")
 	}
 }
+
+// DOS-08: a head above its limit is refused at once, and long lists in it cost
+// nothing.
+func TestDOS08Heads(t *testing.T) {
+	t.Parallel()
+	up := newUpstream(t, nil)
+	s, iss := gate(t, up, `
+  - {path: /chat, upstream: "ws://UPSTREAM", compression: pass}
+`, "header_bytes: 32KiB")
+	token := bearer(iss.token())
+	for name, lines := range map[string][]string{
+		"2000 headers": strings.Split(strings.TrimSuffix(strings.Repeat("X-Header: some value of a header\n", 2000), "\n"), "\n"),
+		"1 MB header":  {"X-Long: " + strings.Repeat("x", 1<<20)},
+		"1 MB target":  nil,
+	} {
+		target := "/chat"
+		if lines == nil {
+			target += "?" + strings.Repeat("x", 1<<20)
+		}
+		c := s.raw()
+		began := time.Now()
+		_, _ = io.WriteString(c.conn, s.upgrade(target, append(lines, token)...))
+		if a, err := c.tryResponse(); err != nil || a.status != 431 && a.status != 400 {
+			t.Errorf("%s: %+v %v", name, a, err)
+		}
+		if d := time.Since(began); d > 50*time.Millisecond+loaded {
+			t.Errorf("%s: answered after %v", name, d)
+		}
+	}
+	if up.count() != 0 {
+		t.Errorf("%d of them reached the upstream", up.count())
+	}
+	for _, list := range []string{
+		"Sec-WebSocket-Extensions: permessage-deflate" + strings.Repeat("; a=b", 4000),
+		"Sec-WebSocket-Extensions: " + strings.Repeat("a,", 8000) + "permessage-deflate",
+		"Sec-WebSocket-Protocol: " + strings.Repeat("p,", 100) + "q",
+		"Connection: Upgrade" + strings.Repeat(", x", 6000),
+	} {
+		began := time.Now()
+		_, a := s.handshake("/chat", token, list)
+		if a.status != 101 && a.status != 400 {
+			t.Errorf("%.40s: %d", list, a.status)
+		}
+		if d := time.Since(began); d > 50*time.Millisecond+loaded {
+			t.Errorf("%.40s: answered after %v", list, d)
+		}
+	}
+}
