@@ -247,6 +247,11 @@ func (f *vectorFile) token(t *testing.T, k keyring, c vector) string {
 		return raw + "\n"
 	case "NUL at the end":
 		return raw + "\x00"
+	case "unused bits": // the last character of 64 bytes has four
+		const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+		return raw[:len(raw)-1] + string(alphabet[strings.IndexByte(alphabet, raw[len(raw)-1])+1])
+	case "other payload":
+		return parts[0] + "." + b64(`{"iss":"https://a.example","sub":"admin","aud":"gw","exp":4102444800}`) + "." + parts[2]
 	case "flattened":
 		return fmt.Sprintf(`{"protected":%q,"payload":%q,"signature":%q}`, parts[0], parts[1], parts[2])
 	case "general":

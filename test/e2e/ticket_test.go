@@ -106,7 +106,7 @@ routes:
 		up.unseen(t, good, func() {
 			s.refused(401, "ticket_invalid", "/chat/lobby"+query, app)
 			c.conn.Close()
-			<-up.last().gone
+			up.last().ended()
 			s.refused(401, "ticket_invalid", "/chat/lobby"+query, app)
 			s.connect("/close"+query, app).closes(3000, "ticket_invalid")
 		})
