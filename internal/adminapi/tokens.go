@@ -21,7 +21,7 @@ func (a *api) issueToken(w http.ResponseWriter, r *http.Request) error {
 	if in.Subject == "" || in.TTL < 0 || in.TTL > int64((1<<63-1)/time.Second) {
 		return invalid("subject is needed, and ttl is a number of seconds.")
 	}
-	raw, err := a.Sessions.Mint(r.Context(), in.Subject, strings.Fields(in.Scope), time.Duration(in.TTL)*time.Second)
+	raw, err := a.Sessions.Mint(r.Context(), in.Subject, strings.Fields(in.Scope), time.Duration(in.TTL)*time.Second, actor)
 	if errors.Is(err, session.ErrNoIssuer) {
 		return err
 	}

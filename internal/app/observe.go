@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/wsbouncer/wsbouncer"
+	"github.com/wsbouncer/wsbouncer/internal/audit"
+	"github.com/wsbouncer/wsbouncer/internal/store/sqlite"
 	"github.com/wsbouncer/wsbouncer/internal/telemetry"
 )
 
@@ -73,6 +77,52 @@ func (o *observer) Observe(e wsbouncer.Event) {
 			slog.String("value", e.Revocation.Value), slog.Int64("seq", e.Revocation.Seq),
 			slog.String("reason", e.Revocation.Reason.Text), slog.Int("closed", e.Closed), ms)
 	}
+}
+
+// told is the audit trail: events are kept in the database, and told in the log
+// once they are.
+type told struct {
+	store *sqlite.Store
+	watch *observer
+}
+
+// Write implements audit.Sink.
+func (t told) Write(ctx context.Context, e audit.Event) error {
+	if !e.Type.Routine() {
+		if err := t.store.Write(ctx, e); err != nil {
+			return err
+		}
+	}
+	t.store.AfterCommit(ctx, func() { t.watch.event(e.Bounded()) })
+	return nil
+}
+
+// event writes a line about a security event.
+func (o *observer) event(e audit.Event) {
+	ip := ""
+	if e.IP.IsValid() {
+		ip = e.IP.String()
+	}
+	attrs := []slog.Attr{
+		slog.String("event", string(e.Type)), slog.String("issuer", e.Issuer), slog.String("subject", e.Subject), slog.String("session", e.Session),
+		slog.String("ip", ip), slog.String("origin", e.Origin), slog.String("user_agent", e.UserAgent),
+	}
+	if e.Connection != "" {
+		attrs = append(attrs, slog.String("connection", e.Connection))
+	}
+	if e.Actor != "" {
+		attrs = append(attrs, slog.String("actor", e.Actor))
+	}
+	for _, k := range slices.Sorted(maps.Keys(e.Detail)) {
+		if e.Detail[k] != "" {
+			attrs = append(attrs, slog.String(k, e.Detail[k]))
+		}
+	}
+	lines := o.connections
+	if e.Type.Stranger() {
+		lines = o.refusals
+	}
+	lines.Log(context.Background(), slog.LevelInfo, string(e.Type), "security event", attrs...)
 }
 
 func addr(e wsbouncer.Event) string {

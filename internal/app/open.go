@@ -40,7 +40,7 @@ func (a *App) openIssuer(p *plan) (err error) {
 		Path: a.data.file(keysFile), Algorithm: "EdDSA", Rotation: defaultRotation, Overlap: maxOwnToken, Log: a.log,
 		OnRotate: a.keyRotated,
 	}
-	a.events = authapi.AuditFrom(a.store)
+	a.events = authapi.AuditFrom(told{a.store, a.watch})
 	so := session.Options{
 		Store: a.store, Audit: a.events, Issuer: a.issuerName(),
 		Apply: func(rs ...wsbouncer.Revocation) int { return a.bouncer.Apply(rs...) },

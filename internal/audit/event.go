@@ -32,7 +32,13 @@ const (
 	KeyRevoked      Type = "key_revoked"
 	ConnectionEnded Type = "connection_ended"
 	Reloaded        Type = "config_reloaded"
+	// Refreshed is routine: see Routine.
+	Refreshed Type = "refreshed"
 )
+
+// Routine reports whether events of this type happen all the time. They are for
+// the log, and not worth a place among those that are kept.
+func (t Type) Routine() bool { return t == Refreshed }
 
 // Stranger reports whether somebody who proved nothing can cause events of
 // this type at will. Those are kept in a bound of their own, so that nobody can

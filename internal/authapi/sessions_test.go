@@ -78,11 +78,11 @@ func TestLogoutByRefreshCookieAlone(t *testing.T) {
 
 func TestLogoutOfATokenWithoutSession(t *testing.T) {
 	r := newRig(t, setup{})
-	one, err := r.sessions.Mint(t.Context(), anns, []string{"chat"}, time.Minute)
+	one, err := r.sessions.Mint(t.Context(), anns, []string{"chat"}, time.Minute, "admin")
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, err := r.sessions.Mint(t.Context(), anns, []string{"chat"}, time.Minute)
+	two, err := r.sessions.Mint(t.Context(), anns, []string{"chat"}, time.Minute, "admin")
 	if err != nil {
 		t.Fatal(err)
 	}

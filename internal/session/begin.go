@@ -122,7 +122,7 @@ func (s *Service) issue(r *Record, t refreshToken, scopes []string, rev int64, n
 
 // Mint signs an access token without a session, for commands; ttl zero is
 // AccessTTL. Whoever may call it decides about subject and scopes.
-func (s *Service) Mint(ctx context.Context, subject string, scopes []string, ttl time.Duration) (raw string, err error) {
+func (s *Service) Mint(ctx context.Context, subject string, scopes []string, ttl time.Duration, actor string) (raw string, err error) {
 	if s.o.Sign == nil {
 		return "", ErrNoIssuer
 	}
@@ -150,7 +150,7 @@ func (s *Service) Mint(ctx context.Context, subject string, scopes []string, ttl
 			return fmt.Errorf("sign the access token: %w", err)
 		}
 		return s.o.Audit.Write(ctx, audit.Event{
-			Time: now, Type: audit.TokenIssued, Issuer: s.o.Issuer, Subject: subject,
+			Time: now, Type: audit.TokenIssued, Issuer: s.o.Issuer, Subject: subject, Actor: actor,
 			Detail: map[string]string{"jti": a.ID, "scope": strings.Join(scopes, " "), "expires": a.Expiry.UTC().Format(time.RFC3339)},
 		})
 	})

@@ -120,7 +120,17 @@ func (s *Service) rotate(ctx context.Context, r Record, t refreshToken, q Refres
 	if q.UserAgent != "" {
 		r.UserAgent = audit.Cut(q.UserAgent, maxUserAgent)
 	}
-	return g, nil, s.o.Store.UpdateSession(ctx, r)
+	if err := s.o.Store.UpdateSession(ctx, r); err != nil {
+		return g, nil, err
+	}
+	return g, nil, s.refreshed(ctx, r, q, now, nil)
+}
+
+func (s *Service) refreshed(ctx context.Context, r Record, q RefreshRequest, now time.Time, detail map[string]string) error {
+	return s.o.Audit.Write(ctx, audit.Event{
+		Time: now, Type: audit.Refreshed, Issuer: s.o.Issuer, Subject: r.Subject, Session: r.ID,
+		IP: q.IP, UserAgent: audit.Cut(q.UserAgent, maxUserAgent), Detail: detail,
+	})
 }
 
 // repeat gives the answer to the use of t again, to whoever asks for the same.
@@ -138,7 +148,10 @@ func (s *Service) repeat(ctx context.Context, r Record, t refreshToken, q Refres
 	}
 	r.Repeated, r.Replay = true, nil
 	a.ExpiresIn = max(0, seconds(a.ExpiresAt.Sub(now)))
-	return a.Grant, nil, s.o.Store.UpdateSession(ctx, r)
+	if err := s.o.Store.UpdateSession(ctx, r); err != nil {
+		return a.Grant, nil, err
+	}
+	return a.Grant, nil, s.refreshed(ctx, r, q, now, map[string]string{"repeated": "yes"})
 }
 
 // within are the scopes of a scope parameter (RFC 6749 §3.3), if they are all in have.

@@ -269,7 +269,6 @@ func TestSES08EndingOneSession(t *testing.T) {
 		t.Errorf("applied: %v", got)
 	}
 	h.refuses(t, a.RefreshToken, session.ErrInvalidGrant)
-	h.refresh(t, b.RefreshToken)
 	if _, err := h.End(t.Context(), a.SessionID, reason.LoggedOut, "ann"); !errors.Is(err, session.ErrNotFound) {
 		t.Error(err)
 	}
@@ -279,6 +278,7 @@ func TestSES08EndingOneSession(t *testing.T) {
 	if es := h.events(t); es[len(es)-1] != audit.Logout {
 		t.Errorf("audited: %v", es)
 	}
+	h.refresh(t, b.RefreshToken)
 }
 
 func TestREF06EndingOthersAndAll(t *testing.T) {
@@ -364,7 +364,7 @@ func TestDurableBeforeApplied(t *testing.T) {
 
 func TestMint(t *testing.T) {
 	h := newHouse(t, func(o *session.Options) { o.MaxTokenLife = time.Hour })
-	raw, err := h.Mint(t.Context(), "device-1", []string{"chat"}, time.Minute)
+	raw, err := h.Mint(t.Context(), "device-1", []string{"chat"}, time.Minute, "admin")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,11 +372,11 @@ func TestMint(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	for _, ttl := range []time.Duration{-1, time.Millisecond, 2 * time.Hour} {
-		if _, err := h.Mint(t.Context(), "device-1", nil, ttl); err == nil {
+		if _, err := h.Mint(t.Context(), "device-1", nil, ttl, "admin"); err == nil {
 			t.Errorf("a token of %v", ttl)
 		}
 	}
-	if _, err := h.Mint(t.Context(), "", nil, 0); err == nil {
+	if _, err := h.Mint(t.Context(), "", nil, 0, "admin"); err == nil {
 		t.Error("a token of nobody")
 	}
 }
