@@ -263,6 +263,7 @@ func TestLimited(t *testing.T) {
 		flood("origin", 1000)
 		flood("token", 2)
 		l.Log(ctx, slog.LevelWarn, "origin", "graver")
+		synctest.Wait()
 		if lines := s.take(); len(lines) != 5 {
 			t.Errorf("%d lines, want 3 of one kind and 2 of the other", len(lines))
 		}
@@ -293,6 +294,60 @@ func TestLimited(t *testing.T) {
 		}
 		if sum+float64(written) != 9 || sum == 0 {
 			t.Errorf("%v suppressed and %d written, want 9 in all", sum, written)
+		}
+	})
+}
+
+// stuck is a log that nobody reads: a full pipe.
+type stuck struct {
+	free chan struct{}
+	sink
+}
+
+func (s *stuck) Write(p []byte) (int, error) {
+	<-s.free
+	return s.sink.Write(p)
+}
+
+// Whoever carries out a revocation tells of it; a log that is read slowly, or
+// not at all, must not hold that up.
+func TestLimitedDoesNotWaitForTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := stuck{free: make(chan struct{})}
+		l := telemetry.NewLimited(slog.New(slog.NewJSONHandler(&s, nil)), 100_000)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { _ = l.Run(ctx); close(done) }()
+		synctest.Wait()
+		const lines = 20_000
+		told := make(chan struct{})
+		go func() {
+			for range lines {
+				l.Log(ctx, slog.LevelInfo, "k", "x")
+			}
+			close(told)
+		}()
+		synctest.Wait()
+		select {
+		case <-told:
+		default:
+			t.Error("who logged waits for the log")
+		}
+		time.Sleep(time.Minute)
+		close(s.free)
+		<-told
+		cancel()
+		<-done
+		written, lost := 0, 0.0
+		for _, line := range s.take() {
+			if n, ok := line["suppressed"].(float64); ok {
+				lost += n
+			} else {
+				written++
+			}
+		}
+		if written+int(lost) != lines || written < 100 || lost == 0 {
+			t.Errorf("%d written and %v told as suppressed, of %d", written, lost, lines)
 		}
 	})
 }
