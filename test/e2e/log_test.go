@@ -162,7 +162,7 @@ func TestLOG01EachEventIsALine(t *testing.T) {
 
 func TestAUT11NothingForgesALogLine(t *testing.T) {
 	up, iss := newUpstream(t, nil), newIssuer(t, "https://idp.example")
-	s := start(t, up, trustYAML(iss.name)+"issuer: {}\nlimits: {logins: {per_ip: {rate: 1000/m, burst: 1000}}}\nroutes: [{path: \"/chat/{room}\", upstream: \"ws://UPSTREAM\"}]\n", iss.trusted)
+	s := start(t, up, trustYAML(iss.name)+"issuer: {}\nlimits: {handshakes_per_ip: {rate: 1000/s, burst: 1000}, logins: {per_ip: {rate: 1000/m, burst: 1000}}}\nroutes: [{path: \"/chat/{room}\", upstream: \"ws://UPSTREAM\"}]\n", iss.trusted)
 	s.addUser("ann", "chat")
 	const forged = `{"time":"2026-01-01T00:00:00Z","level":"INFO","msg":"forged"}`
 	nasty := []string{"a\r\nX-Admin: 1", "a\n" + forged + "\n", `a","msg":"forged`, "a\x1b[31mred\x1b[0m\x07", "a\x00b", "a\x7f\u0085\u009b31m", "a\u202efdp.exe\u2066", "a\u2028b", "ünï😀", strings.Repeat("s", 8<<10)}
