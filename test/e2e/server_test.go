@@ -209,7 +209,7 @@ func (s *server) command(stdin string, args ...string) (string, int) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd := exec.CommandContext(ctx, commands(), args...)
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "WSBOUNCER_CONFIG="+filepath.Join(s.dir, "wsbouncer.yaml"))
 	cmd.Stdin = strings.NewReader(stdin)
