@@ -53,8 +53,8 @@ func (b *Bouncer) admit(r *http.Request, d Demand, began time.Time) (*Admission,
 		return nil, reason.OriginDenied
 	}
 	c := carry(r, b.cookie)
-	if c.badList {
-		return nil, reason.BadHandshake.Because("Sec-WebSocket-Protocol is not a list of tokens.")
+	if c.badList != "" {
+		return nil, reason.BadHandshake.Because(c.badList)
 	}
 	a := &Admission{
 		Protocols: c.protocols, IP: ip, Route: d.Route,
@@ -121,7 +121,7 @@ func (b *Bouncer) redeem(r *http.Request, a *Admission, ticket string) (*token.T
 	if ticket == "" {
 		return nil, reason.TicketInvalid
 	}
-	path, _, _ := strings.Cut(target(r), "?")
+	path, _, _ := strings.Cut(httpx.RequestTarget(r), "?")
 	t, cid, err := b.tickets.Redeem(r.Context(), ticket, path, a.origin)
 	if err != nil {
 		return nil, b.refusal(err, "redeeming a ticket")

@@ -46,7 +46,7 @@ type carried struct {
 	query     string   // without ticket, token, access_token
 	cookies   []string // Cookie lines without ours
 	protocols []string // the application's
-	badList   bool     // Sec-WebSocket-Protocol is no list of tokens
+	badList   string   // what is wrong with Sec-WebSocket-Protocol
 }
 
 // found is how often a credential stood in one place, and the first of them.
@@ -97,8 +97,12 @@ func (c *carried) readProtocols(lines []string) {
 				bearer = false
 			case entry == "bearer":
 				bearer = true
+			case strings.EqualFold(entry, "bearer"):
+				// Subprotocols are case-sensitive, so what follows would go on as
+				// the application's, which it surely is not.
+				c.badList = `The subprotocol before a token is "bearer", in lower case.`
 			case !isToken(entry):
-				c.badList = true
+				c.badList = "Sec-WebSocket-Protocol is not a list of tokens."
 			default:
 				c.protocols = append(c.protocols, entry)
 			}

@@ -3,9 +3,9 @@ package wsbouncer
 import (
 	"encoding/base64"
 	"net/http"
-	"net/url"
 	"strings"
 
+	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
 )
 
@@ -25,8 +25,8 @@ func checkHandshake(r *http.Request) error {
 	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 		return reason.BadHandshake.Because("A WebSocket handshake has no body.")
 	}
-	if err := checkTarget(r); err != nil {
-		return err
+	if httpx.OddTarget(r) {
+		return reason.OddTarget
 	}
 	return checkUpgrade(r.Header)
 }
@@ -72,59 +72,6 @@ func hasToken(lines []string, token string) bool {
 			if strings.EqualFold(strings.Trim(entry, " \t"), token) {
 				return true
 			}
-		}
-	}
-	return false
-}
-
-var oddTarget = reason.BadHandshake.Because("The request target has a form that servers read differently: an encoded slash, backslash or NUL, a semicolon, an empty or dot segment, a fragment, or a full URL.")
-
-// checkTarget refuses targets that two servers could take for different
-// paths: the one that decides here and the one that serves behind it.
-func checkTarget(r *http.Request) error {
-	path, _, _ := strings.Cut(target(r), "?")
-	if r.URL.Fragment != "" || strings.ContainsAny(target(r), "#;") || containsFold(target(r), "%00") {
-		return oddTarget
-	}
-	if !strings.HasPrefix(path, "/") { // absolute-form and asterisk-form
-		return oddTarget
-	}
-	// A program may have cut a prefix off the URL it passes on, not off the target.
-	if oddPath(path) || oddPath(r.URL.EscapedPath()) {
-		return oddTarget
-	}
-	return nil
-}
-
-// target is the request target as the client sent it.
-func target(r *http.Request) string {
-	if r.RequestURI != "" {
-		return r.RequestURI
-	}
-	return r.URL.RequestURI() // a request made by a program, not read from a connection
-}
-
-func oddPath(path string) bool {
-	if strings.Contains(path, "//") || strings.ContainsAny(path, `\;#`) ||
-		containsFold(path, "%2f") || containsFold(path, "%5c") || containsFold(path, "%00") {
-		return true
-	}
-	if !strings.Contains(path, ".") && !containsFold(path, "%2e") {
-		return false
-	}
-	for segment := range strings.SplitSeq(path, "/") {
-		if plain, err := url.PathUnescape(segment); err != nil || plain == "." || plain == ".." {
-			return true
-		}
-	}
-	return false
-}
-
-// containsFold is strings.Contains for an ASCII needle in lower case.
-func containsFold(s, needle string) bool {
-	for i := 0; i+len(needle) <= len(s); i++ {
-		if strings.EqualFold(s[i:i+len(needle)], needle) {
-			return true
 		}
 	}
 	return false

@@ -357,6 +357,9 @@ func (v *validator) route(r *Route, at string) {
 	if r.InBandRefresh && r.Compression == "pass" {
 		v.wrong(at+".compression", "pass cannot go with in_band_refresh, which reads messages")
 	}
+	if slices.Contains(r.TokenFrom, "first_message") && r.Compression == "pass" {
+		v.wrong(at+".compression", "pass cannot go with first_message, whose token no upstream may read")
+	}
 	if r.UTF8 == "check" && r.Compression == "pass" {
 		v.wrong(at+".compression", "pass cannot go with utf8: check, which reads messages")
 	}

@@ -176,7 +176,7 @@ func (g *Gateway) upgrade(ctx context.Context, c net.Conn, u *upstream, h *hands
 
 // offered are the extensions that were offered to the upstream.
 func offered(h *handshake) []string {
-	if h.answered || !h.rt.Compression || h.rt.InBandRefresh || h.rt.UTF8Check || h.a.Request.Header.Get("Sec-Websocket-Extensions") == "" {
+	if !h.rt.Compression || h.rt.InBandRefresh || h.rt.firstMessage() || h.rt.UTF8Check || h.a.Request.Header.Get("Sec-Websocket-Extensions") == "" {
 		return nil
 	}
 	return h.a.Request.Header["Sec-Websocket-Extensions"]

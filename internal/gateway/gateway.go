@@ -96,7 +96,11 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	rt := g.table.Load().match(r)
 	if rt == nil {
-		g.o.Bouncer.Refuse(w, r, wsbouncer.Demand{}, reason.NoRoute)
+		why := reason.NoRoute
+		if httpx.OddTarget(r) { // it might have had one in another form
+			why = reason.OddTarget
+		}
+		g.o.Bouncer.Refuse(w, r, wsbouncer.Demand{}, why)
 		return
 	}
 	a, err := g.o.Bouncer.Admit(r, rt.Demand)

@@ -133,9 +133,8 @@ func (h *handshake) relay(live *wsbouncer.Live, client net.Conn, fromClient []by
 		Compression: up.extensions != "", CheckUTF8: h.rt.UTF8Check, Wheel: h.g.wheel,
 	}
 	server := up.server
-	var inBand *refresher
-	if h.rt.InBandRefresh {
-		inBand = newRefresher(h.g.wheel, live)
+	inBand := newRefresher(h, live)
+	if inBand != nil {
 		cfg.InBand = inBand.message
 	}
 	cfg.OnEnd = func(end reason.End, s relay.Stats) {

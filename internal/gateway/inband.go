@@ -19,6 +19,10 @@ import (
 type refresher struct {
 	wheel *wheel.Wheel
 	live  *wsbouncer.Live
+	// refreshes: the route has in_band_refresh. auth: the token could have come
+	// in a first message, and another credential was let in; a client that sends
+	// both has its message taken as a refresh, since it must not reach the upstream.
+	refreshes, auth bool
 
 	mu    sync.Mutex
 	conn  *relay.Conn
@@ -35,8 +39,18 @@ const (
 	refreshTimeout = 5 * time.Second
 )
 
-func newRefresher(w *wheel.Wheel, live *wsbouncer.Live) *refresher {
-	return &refresher{wheel: w, live: live}
+// newRefresher is nil where nothing is said to the gateway on this connection.
+func newRefresher(h *handshake, live *wsbouncer.Live) *refresher {
+	first := h.rt.firstMessage()
+	if !h.rt.InBandRefresh && !first {
+		return nil
+	}
+	return &refresher{wheel: h.g.wheel, live: live, refreshes: h.rt.InBandRefresh, auth: first && !h.answered}
+}
+
+// hears reports whether a message of this kind brings a token.
+func (f *refresher) hears(kind string) bool {
+	return kind == "refresh" && f.refreshes || kind == "auth" && f.auth
 }
 
 func (f *refresher) start(c *relay.Conn) {
@@ -57,7 +71,7 @@ func (f *refresher) stop() {
 // given already: of one deadline there is one warning.
 func (f *refresher) schedule(now time.Time) {
 	at := f.live.ExpiresAt()
-	if f.over || at.Equal(f.due) {
+	if !f.refreshes || f.over || at.Equal(f.due) {
 		return
 	}
 	f.due = at
@@ -86,7 +100,7 @@ func (f *refresher) message(_ *relay.Conn, message []byte) []byte {
 		Token string `json:"token"`
 	}
 	o := jsonscan.Options{MaxDepth: 2, MaxBytes: len(message), MaxMembers: 2, FoldKeys: true}
-	if jsonscan.Decode(message, o, &m) != nil || m.Kind != "refresh" || m.Token == "" {
+	if jsonscan.Decode(message, o, &m) != nil || m.Token == "" || !f.hears(m.Kind) {
 		return complains("invalid_request")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), refreshTimeout)

@@ -45,6 +45,9 @@ type route struct {
 	upstreams []*upstream
 }
 
+// firstMessage reports whether the token may come in a first message.
+func (rt *route) firstMessage() bool { return slices.Contains(rt.Demand.TokenFrom, "first_message") }
+
 // ServeHTTP is never called: a route is found with ServeMux.Handler, which
 // answers with handlers of its own where it would redirect.
 func (*route) ServeHTTP(http.ResponseWriter, *http.Request) {}

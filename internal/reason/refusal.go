@@ -89,6 +89,7 @@ func (r *Refusal) ProblemHeader(h http.Header) {
 // Every refusal of a handshake (contract section 5) and of the HTTP API.
 var (
 	BadHandshake        = &Refusal{Code: "bad_handshake", Status: http.StatusBadRequest, Detail: "This is not a WebSocket handshake as RFC 6455 section 4.1 describes it."}
+	OddTarget           = BadHandshake.Because("The request target has a form that servers read differently: an encoded slash, backslash or NUL, a semicolon, an empty or dot segment, a fragment, or a full URL.")
 	MethodNotAllowed    = &Refusal{Code: "bad_handshake", Status: http.StatusMethodNotAllowed, Detail: "A WebSocket is opened with GET."}
 	CredentialAmbiguous = &Refusal{Code: "credential_ambiguous", Status: http.StatusBadRequest, Detail: "More than one credential was sent. Send exactly one, once."}
 	UnknownHost         = &Refusal{Code: "unknown_host", Status: http.StatusMisdirectedRequest, Detail: "This server does not answer to that Host name. Use the public URL."}

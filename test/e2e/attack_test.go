@@ -223,3 +223,37 @@ func TestAnUpstreamIsSlowOnlyIfItIs(t *testing.T) {
 	s.refused(504, "upstream_timeout", "/chat", bearer(iss.token()))
 	s.waitLog("the upstream cannot be reached")
 }
+
+// Whoever is let in by another credential and sends the first message too, as a
+// page with a cookie would, keeps its token from the upstream all the same.
+func TestAUT05FirstMessageBesideAnotherCredential(t *testing.T) {
+	up, iss := newUpstream(t, nil), newIssuer(t, "https://idp.example")
+	s := start(t, up, trustYAML(iss.name)+`
+routes:
+  - {path: /both, upstream: "ws://UPSTREAM", token_from: [header, first_message]}
+`, iss.trusted)
+	message := func(token string) string { return `{"wsbouncer":"auth","token":"` + token + `"}` }
+	c := s.connect("/both", bearer(iss.token())).alive()
+	later := iss.token(claims{"exp": time.Now().Add(8 * time.Minute).Unix()})
+	c.text(message(later))
+	m, err := c.next()
+	if err != nil || !strings.HasPrefix(m.payload, `{"wsbouncer":"ok","expires_at":`) {
+		t.Fatalf("%v %q", err, m.payload)
+	}
+	c.alive()
+	d := s.connect("/both", bearer(iss.token())).alive()
+	d.text(message(iss.token(claims{"sub": "mallory"})))
+	d.closes(3003, "not_allowed")
+	up.mu.Lock()
+	for _, uc := range up.conns {
+		for _, m := range uc.got() {
+			if strings.Contains(m.payload, "wsbouncer") {
+				t.Errorf("the upstream was told %.60s", m.payload)
+			}
+		}
+	}
+	up.mu.Unlock()
+	// Subprotocols are case-sensitive: this is no carrier, and goes nowhere.
+	s.refused(400, "bad_handshake", "/both", "Sec-WebSocket-Protocol: Bearer, "+later)
+	s.refused(400, "bad_handshake", "/both", bearer(later), "Sec-WebSocket-Protocol: BEARER, "+later)
+}

@@ -105,7 +105,7 @@ issuer: {}
 routes:
 `+routes.String()+`  - {path: /chat, upstream: "ws://UPSTREAM", scopes: [chat]}
   - {path: /mixed, upstream: "ws://UPSTREAM", token_from: [ticket, header, subprotocol, query, cookie]}
-  - {path: /first, upstream: "ws://UPSTREAM", token_from: [first_message], protocols: [chat, superchat], compression: pass, scopes: [chat]}
+  - {path: /first, upstream: "ws://UPSTREAM", token_from: [first_message], protocols: [chat, superchat], scopes: [chat]}
   - {path: /close, upstream: "ws://UPSTREAM", scopes: [chat], reject: close}
   - {path: /close/dead, upstream: "ws://127.0.0.1:1", reject: close}
   - {path: /dead, upstream: "ws://127.0.0.1:1"}

@@ -261,7 +261,11 @@ func TestHSHandshake(t *testing.T) {
 			} {
 				c, a := s.handshake(target, auth)
 				c.conn.Close()
-				statuses(t, target, a.status, 400, 404, 421)
+				if odd := strings.Contains(target, "//") || strings.ContainsAny(target, ";#"); odd && strings.HasPrefix(target, "/") {
+					statuses(t, target, a.status, 400)
+				} else {
+					statuses(t, target, a.status, 400, 404, 421)
+				}
 			}
 			// The real path's rule holds, whatever else is said.
 			for _, target := range []string{"/admin/x", "/admin/x?skip=/public/", "/admin/x?/public/", "/%61dmin/x", "/admin/public"} {
