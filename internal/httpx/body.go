@@ -51,6 +51,8 @@ func ReadBody(w http.ResponseWriter, r *http.Request, max int64, contentType str
 	if err != nil {
 		var tooBig *http.MaxBytesError
 		if errors.As(err, &tooBig) {
+			// Else net/http waits for the rest before it answers.
+			w.Header().Set("Connection", "close")
 			return nil, bodyTooLarge
 		}
 		return nil, bodyUnreadable

@@ -219,7 +219,7 @@ func TestPWD04UnknownUserAndWrongPasswordLookTheSame(t *testing.T) {
 
 const throttleYAML = `
 issuer: {}
-limits: {logins: {per_ip: {rate: 100000/m, burst: 100000}, per_account: {rate: 6/m, burst: 5}}}
+limits: {logins: {per_ip: {rate: 100000/m, burst: 100000}, per_account: {rate: 12/m, burst: 5}}}
 routes:
   - {path: /chat, upstream: "ws://UPSTREAM", scopes: [chat]}
 `
@@ -337,7 +337,11 @@ func TestPWD06NoDefaultAccountAndChanging(t *testing.T) {
 	start := `{"username":"ann","password":"`
 	s.want(s.raw().send(head+"Content-Length: 1048576\r\n\r\n"+start).response(), 413, "body_too_large")
 	part := strings.Repeat("x", 20<<10)
+	begin := time.Now()
 	s.want(s.raw().send(head+fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s%s\r\n", len(start)+len(part), start, part)).response(), 413, "body_too_large")
+	if took := time.Since(begin); took > 5*time.Second { // the whole request may take 10s
+		t.Errorf("the answer waited %v for the rest", took)
+	}
 }
 
 // decode reads a JSON answer that must be a 200.
