@@ -158,7 +158,7 @@ routes:
 
 	two := dial("h2")
 	if got := two.ConnectionState().NegotiatedProtocol; got != "h2" {
-		t.Skipf("speaks %q", got)
+		t.Fatalf("speaks %q", got)
 	}
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer tr.CloseIdleConnections()

@@ -78,17 +78,6 @@ func (m script) serve(c *upConn) {
 	echo(c)
 }
 
-// says accepts, writes raw bytes, and reads until the end.
-func says(raw ...[]byte) func(*upConn) {
-	return func(c *upConn) {
-		c.accept()
-		for _, b := range raw {
-			_, _ = c.Write(b)
-		}
-		c.listen()
-	}
-}
-
 // listen records frames until the connection ends, or a close frame came: that
 // is answered.
 func (c *upConn) listen() {

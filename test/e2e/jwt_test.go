@@ -297,7 +297,7 @@ routes:
 		s.file("a.json", k.set(t, "p256 k1 ES256", "rsa k2 RS256"))
 		s.file("b.json", k.set(t, "p256-other k1 ES256"))
 		s.file("many.json", k.set(t, "rsa rsa-rs256 RS256", "rsa-other rsa-ps256 PS256", "p256 p256 ES256", "p256-other p256-2 ES256", "p384 p384 ES384", "p521 p521 ES512", "ed25519 ed25519 EdDSA"))
-		s.file("hs.key", string(secret(t, string(k["secret"].([]byte))))+"\n")
+		s.file("hs.key", secret(t, string(k["secret"].([]byte)))+"\n")
 		s.file("public.pem", string(k.spki(t)))
 	})
 	// payload is a good one of an issuer, with members changed or added.
