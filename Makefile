@@ -21,6 +21,7 @@ test: tools test-client test-go test-wycheproof test-browser
 
 test-go:
 	go test -race -timeout 20m ./...
+	go test ./internal/jsonscan ./internal/relay -run 'NothingIsAllocated|ConnectionsAreSmall' # where the race detector would count too
 
 test-wycheproof: ## the published JOSE vectors; a module of its own, because theirs asks for a newer Go
 	cd test/wycheproof && go test ./...

@@ -48,7 +48,7 @@ func (i *item) times() []time.Time {
 }
 
 // run starts the wheel and stops it, waiting, at the end of the test.
-func run(t *testing.T, w *wheel.Wheel) {
+func run(t testing.TB, w *wheel.Wheel) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
@@ -404,30 +404,34 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// A hundred thousand due within a second, while others are due among them: by
-// the real clock, so the bound is wide.
-func TestManyAtOnceDelayNobody(t *testing.T) {
-	if testing.Short() || raceEnabled {
-		t.Skip("measures time")
-	}
-	w := wheel.New()
+// BenchmarkBurst has a hundred thousand due within a second and reports how late
+// the last of them was, beside timers of the runtime.
+func BenchmarkBurst(b *testing.B) {
 	const n = 100_000
-	var worst atomic.Int64
-	var left sync.WaitGroup
-	left.Add(n)
-	start := time.Now().Add(500 * time.Millisecond)
-	items := make([]burst, n)
-	for i := range items {
-		b := &items[i]
-		b.at, b.worst, b.left = start.Add(time.Duration(i)*time.Second/n), &worst, &left
-		w.Schedule(&b.Timer, b.at, b)
+	bursts := func(b *testing.B, schedule func(item *burst)) {
+		var worst atomic.Int64
+		for b.Loop() {
+			var left sync.WaitGroup
+			left.Add(n)
+			start := time.Now().Add(500 * time.Millisecond)
+			items := make([]burst, n)
+			for i := range items {
+				item := &items[i]
+				item.at, item.worst, item.left = start.Add(time.Duration(i)*time.Second/n), &worst, &left
+				schedule(item)
+			}
+			left.Wait()
+		}
+		b.ReportMetric(float64(worst.Load())/1e6, "ms-late")
 	}
-	run(t, w)
-	left.Wait()
-	t.Logf("worst lateness %v", time.Duration(worst.Load()))
-	if d := time.Duration(worst.Load()); d > time.Second {
-		t.Errorf("one fired %v late", d)
-	}
+	b.Run("wheel", func(b *testing.B) {
+		w := wheel.New()
+		run(b, w)
+		bursts(b, func(item *burst) { w.Schedule(&item.Timer, item.at, item) })
+	})
+	b.Run("AfterFunc", func(b *testing.B) {
+		bursts(b, func(item *burst) { time.AfterFunc(time.Until(item.at), func() { item.Expire(nil, time.Time{}) }) })
+	})
 }
 
 type burst struct {

@@ -1,0 +1,50 @@
+//go:build !race
+
+// The race detector's stacks are other ones.
+
+package relay_test
+
+import (
+	"runtime"
+	"runtime/metrics"
+	"testing"
+
+	"github.com/wsbouncer/wsbouncer/internal/frame"
+)
+
+// An idle connection keeps two goroutines with small stacks and no buffer. A
+// large array in a frame on the way, on a path never taken even, would double
+// the stacks of all connections there are.
+func TestIdleConnectionsAreSmall(t *testing.T) {
+	const n = 400
+	measure := func() (stacks, heap uint64) {
+		runtime.GC() // shrinks stacks, and the pool's buffers go at the second
+		runtime.GC()
+		s := []metrics.Sample{{Name: "/memory/classes/heap/stacks:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
+		metrics.Read(s)
+		return s[0].Value.Uint64(), s[1].Value.Uint64()
+	}
+	newRig(t, "tcp-tcp", nil) // whatever is made once
+	stacks, heap := measure()
+	rigs := make([]*rig, n)
+	for i := range rigs {
+		r := newRig(t, "tcp-tcp", nil)
+		rigs[i] = r
+		// Busy once, so that every path has been taken.
+		b := up(frame.Binary, string(make([]byte, 5000)))
+		send(t, r.client, b)
+		expect(t, r.upstream, b)
+		send(t, r.upstream, down(frame.Text, "and back"))
+		readFrame(t, r.client)
+	}
+	moreStacks, moreHeap := measure()
+	perStack, perHeap := int64(moreStacks-stacks)/n, int64(moreHeap-heap)/n
+	t.Logf("%d bytes of stacks and %d of heap a connection, its two peers in the test included", perStack, perHeap)
+	if perStack > 6<<10 {
+		t.Errorf("%d bytes of stacks a connection: what made them grow?", perStack)
+	}
+	if perHeap > 6<<10 {
+		t.Errorf("%d bytes of heap a connection: what keeps a buffer?", perHeap)
+	}
+	runtime.KeepAlive(rigs)
+}
