@@ -250,6 +250,7 @@ func (b *Bouncer) AdmitToken(ctx context.Context, a *Admission, raw string) erro
 type refused struct {
 	*Refusal
 	who   *Principal // as far as that is known
+	cid   string     // of a connection that was tracked
 	began time.Time  // of the handshake
 }
 

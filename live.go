@@ -1,6 +1,7 @@
 package wsbouncer
 
 import (
+	"errors"
 	"math"
 	"net/http"
 	"net/netip"
@@ -267,23 +268,33 @@ func (l *Live) ask() *Refusal {
 // answered. It asks once more whether the token has been revoked. Errors are a
 // *Refusal, for errors.As; then Release the connection.
 func (l *Live) Open() error {
-	p := l.current.Load()
-	if p == nil {
+	if l.current.Load() == nil {
 		return reason.TokenMissing
 	}
 	if err := l.ask(); err != nil {
-		return &refused{Refusal: err, who: p, began: l.Started()}
+		return l.Refused(err)
 	}
 	l.mu.Lock()
 	if l.state == ended {
 		why := l.reason
 		l.mu.Unlock()
-		return &refused{Refusal: refusalFor(why), who: p, began: l.Started()}
+		return l.Refused(refusalFor(why))
 	}
 	l.state, l.opened = live, true
 	l.mu.Unlock()
 	l.core.observe(l.event("opened"))
 	return nil
+}
+
+// Refused is err, a *Refusal, with who is refused and since when, for the
+// Observer that Refuse tells. Give it what Refuse is called with when something
+// other than the library fails a connection between Track and Open.
+func (l *Live) Refused(err error) error {
+	var ref *Refusal
+	if !errors.As(err, &ref) {
+		return err
+	}
+	return &refused{Refusal: ref, who: l.current.Load(), cid: l.id, began: l.Started()}
 }
 
 // End ends the connection and reports whether it was not ended before. Its

@@ -45,7 +45,7 @@ func (b *Bouncer) refusedEvent(r *http.Request, d Demand, ref *Refusal, err erro
 	}
 	var known *refused
 	if errors.As(err, &known) {
-		e.Duration = e.Time.Sub(known.began)
+		e.Duration, e.CID = e.Time.Sub(known.began), known.cid
 		if known.who != nil {
 			e.Issuer, e.Subject, e.Session = known.who.Issuer, known.who.Subject, known.who.Session
 		}

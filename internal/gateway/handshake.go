@@ -71,7 +71,7 @@ func (h *handshake) admitted(ctx context.Context, w http.ResponseWriter) error {
 	}
 	up, err := h.g.dial(ctx, h, live, h.a.Protocols)
 	if err != nil {
-		err = whyNot(live, err)
+		err = live.Refused(whyNot(live, err))
 		live.Release(reason.UpstreamGone)
 		return err
 	}

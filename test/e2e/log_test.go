@@ -116,7 +116,7 @@ func TestLOG01EachEventIsALine(t *testing.T) {
 	s.refused(404, "no_route", "/none", bearer(access), origin)
 	line(map[string]any{"msg": "handshake refused", "code": "no_route", "ip": "127.0.0.1", "origin": s.url})
 	s.refused(502, "upstream_refused", "/nowhere", bearer(access), origin)
-	line(map[string]any{"msg": "handshake refused", "code": "upstream_refused", "ip": "127.0.0.1", "origin": s.url})
+	line(map[string]any{"msg": "handshake refused", "code": "upstream_refused", "connection": "*", "origin": s.url}, who, session)
 
 	second := s.want(s.call("POST", "/auth/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {in.str("refresh_token")}}, origin), 200, "")
 	line(map[string]any{"msg": "security event", "event": "refreshed", "origin": s.url}, who, session)
