@@ -38,7 +38,11 @@ func (f adminFlags) socket() (string, error) {
 	if f.Config == "" && errors.Is(err, fs.ErrNotExist) {
 		return app.SocketPath(defaultData), nil
 	}
-	return "", broken(f.path(), err)
+	err = broken(f.path(), err)
+	if file := (*brokenConfig)(nil); errors.As(err, &file) {
+		file.hint = "a running server can be reached all the same: --admin DATA/admin.sock, DATA being its data folder"
+	}
+	return "", err
 }
 
 func (f adminFlags) client() (*adminapi.Client, error) {

@@ -45,6 +45,7 @@ func (f configFlag) load(s *streams) (*config.Config, error) {
 type brokenConfig struct {
 	path     string
 	problems config.Problems
+	hint     string // printed below them
 }
 
 func (b *brokenConfig) Error() string { return b.problems.Error() }
@@ -53,7 +54,7 @@ func (b *brokenConfig) Error() string { return b.problems.Error() }
 func broken(path string, err error) error {
 	var problems config.Problems
 	if errors.As(err, &problems) {
-		return &brokenConfig{path, problems}
+		return &brokenConfig{path: path, problems: problems}
 	}
 	return err
 }

@@ -10,8 +10,10 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -125,6 +127,7 @@ func (d *dialogue) run(ctx context.Context, u *url.URL) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer cancel()
+	signal.Ignore(syscall.SIGTTIN) // in the background (&) a terminal ends the input; it must not stop the connection
 	background.Go(func() { d.send(ctx, conn) })
 	background.Go(func() { d.countdown(ctx) })
 	if d.grant.RefreshToken != "" {
@@ -343,10 +346,15 @@ func (d *dialogue) learnExpiry() {
 	}
 }
 
-// countdown shows the token's remaining life on a terminal's last line.
+func onTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// countdown shows the token's remaining life on a terminal's last line, below
+// the messages; not where those go to a file.
 func (d *dialogue) countdown(ctx context.Context) {
-	f, ok := d.s.err.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) || d.deadline().IsZero() {
+	if !onTerminal(d.s.err) || !onTerminal(d.s.out) || d.deadline().IsZero() {
 		return
 	}
 	tick := time.NewTicker(time.Second)

@@ -123,6 +123,9 @@ func report(err error, w io.Writer) int {
 		for _, p := range file.problems {
 			fmt.Fprint(w, p.Render(file.path))
 		}
+		if file.hint != "" {
+			fmt.Fprintf(w, "wsbouncer: %s\n", file.hint)
+		}
 		return exitFailed
 	case errors.As(err, &problems):
 		for _, p := range problems {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -481,8 +482,11 @@ const auditHead = "TIME TYPE SUBJECT SESSION IP ACTOR DETAIL"
 func auditRow(e adminapi.AuditEvent) []string {
 	var detail []string
 	for k, v := range e.Detail {
-		detail = append(detail, k+"="+v)
+		if v != "" {
+			detail = append(detail, k+"="+v)
+		}
 	}
+	slices.Sort(detail)
 	return []string{when(e.Time), e.Type, e.Subject, e.Session, e.IP, e.Actor, strings.Join(detail, " ")}
 }
 
