@@ -139,8 +139,12 @@ func problem(err error) error {
 		return say(http.StatusBadRequest, rule.Rule, rule.Detail)
 	case errors.Is(err, account.ErrExists):
 		return say(http.StatusConflict, "already_exists", "There is an account of that name already.")
-	case errors.Is(err, account.ErrNotFound), errors.Is(err, session.ErrNotFound), errors.Is(err, token.ErrUnknownKey):
-		return errNotFound
+	case errors.Is(err, account.ErrNotFound):
+		return say(http.StatusNotFound, notFound, "There is no account of that name.")
+	case errors.Is(err, session.ErrNotFound):
+		return say(http.StatusNotFound, notFound, "There is no session of that id, or it has ended.")
+	case errors.Is(err, token.ErrUnknownKey):
+		return errNoKey
 	case errors.Is(err, account.ErrBusy):
 		return reason.Overloaded503.After(1)
 	case errors.Is(err, session.ErrNoIssuer):
@@ -153,8 +157,11 @@ func problem(err error) error {
 	return err
 }
 
+const notFound = "not_found"
+
 var (
-	errNotFound = &httpx.Problem{Status: http.StatusNotFound, Code: "not_found", Detail: "There is no such thing."}
+	errNoKey    = &httpx.Problem{Status: http.StatusNotFound, Code: notFound, Detail: "No signing key of ours has that id."}
+	errNoConn   = &httpx.Problem{Status: http.StatusNotFound, Code: notFound, Detail: "No live connection has that id."}
 	errNoIssuer = &httpx.Problem{
 		Status: http.StatusConflict, Code: "no_issuer",
 		Detail: "This server has no issuer block: it has no users, sessions or tokens of its own.",

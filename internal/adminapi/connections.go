@@ -80,7 +80,7 @@ func routeName(l *wsbouncer.Live) string {
 func (a *api) closeConnection(w http.ResponseWriter, r *http.Request) error {
 	l := a.Bouncer.Lookup(r.PathValue("cid"))
 	if l == nil {
-		return errNotFound
+		return errNoConn
 	}
 	e := audit.Event{Type: audit.ConnectionEnded, Connection: l.ID(), Actor: actor}
 	if p := l.Principal(); p != nil {

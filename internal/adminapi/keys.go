@@ -41,7 +41,7 @@ func (a *api) revokeKey(w http.ResponseWriter, r *http.Request) error {
 		return errNoIssuer
 	}
 	if !a.hasKey(kid) {
-		return errNotFound
+		return errNoKey
 	}
 	return a.dropKey(w, r, kid, r.URL.Query().Get("reason"))
 }

@@ -149,7 +149,7 @@ func TestEffectiveConfigurationIsAConfiguration(t *testing.T) {
 	if diff := cmp.Diff(string(first), string(second)); diff != "" {
 		t.Error(diff)
 	}
-	if !strings.Contains(string(first), "{rate: 3MiB/s, burst: 4194304}") {
+	if !strings.Contains(string(first), "{rate: 3MiB/s, burst: 4MiB}") {
 		t.Errorf("no byte rate in\n%s", first)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -141,7 +142,11 @@ func (c *Config) Effective() ([]byte, error) {
 		yaml.CustomMarshaler(func(v URL) ([]byte, error) { return []byte(v.String()), nil }),
 		yaml.CustomMarshaler(func(v Prefix) ([]byte, error) { return []byte(v.String()), nil }),
 		yaml.CustomMarshaler(func(v Rate) ([]byte, error) {
-			return fmt.Appendf(nil, "{rate: %s, burst: %d}", v, v.Burst), nil
+			burst := strconv.Itoa(v.Burst)
+			if strings.HasSuffix(v.String(), "iB/s") {
+				burst = Size(v.Burst).String()
+			}
+			return fmt.Appendf(nil, "{rate: %s, burst: %s}", v, burst), nil
 		}),
 	)
 	shown := *c

@@ -175,7 +175,7 @@ func (s *Service) complete(r wsbouncer.Revocation, now time.Time) (wsbouncer.Rev
 		until = time.Time{} // whoever stole a key can sign tomorrow too
 	case kindBefore:
 		if r.At.IsZero() || r.At.After(now.Add(clockMargin)) {
-			return r, fmt.Errorf("%w: the time before which everything is revoked is not later than now", ErrBadRevocation)
+			return r, fmt.Errorf("%w: the time before which everything is revoked must not be in the future", ErrBadRevocation)
 		}
 	default:
 		return r, fmt.Errorf("%w: kind %q is none of token, session, subject, key, before", ErrBadRevocation, r.Kind)

@@ -101,7 +101,7 @@ func TestCommandsManageAccounts(t *testing.T) {
 	s.want(s.tryLogin("ann", fresh), 401, "login_failed")
 	s.want(s.refresh(in.str("refresh_token")), 400, "invalid_grant")
 
-	s.fails(1, []string{"no such"}, "", "user", "show", "ann")
+	s.fails(1, []string{"no account of that name"}, "", "user", "show", "ann")
 	for _, command := range []string{"disable", "enable", "remove"} {
 		s.fails(1, nil, "", "user", command, "ann")
 	}
@@ -178,8 +178,8 @@ func TestCommandsShowAndEndWhatLives(t *testing.T) {
 	eventually(t, "the ended connections to be gone", func() bool {
 		return s.adminCall("GET", "/v1/status", nil).json["connections"] == 1.0
 	})
-	s.fails(1, []string{"no such"}, "", "session", "revoke", in.str("session_id"))
-	s.fails(1, []string{"no such"}, "", "conn", "close", c1.id)
+	s.fails(1, []string{"no session of that id"}, "", "session", "revoke", in.str("session_id"))
+	s.fails(1, []string{"No live connection has that id"}, "", "conn", "close", c1.id)
 
 	var status struct {
 		Ready       bool
@@ -327,7 +327,7 @@ func TestCommandsOfTokensAndKeys(t *testing.T) {
 		t.Errorf("revoke before: %v %v", m, err)
 	}
 	s.fails(2, []string{"2026-"}, "", "revoke", "before", "yesterday")
-	s.fails(1, []string{"not later than now"}, "", "revoke", "before", time.Now().Add(time.Hour).Format(time.RFC3339))
+	s.fails(1, []string{"must not be in the future"}, "", "revoke", "before", time.Now().Add(time.Hour).Format(time.RFC3339))
 	s.fails(2, nil, "", "revoke", "everything")
 	s.fails(2, nil, "", "revoke", "token")
 	s.fails(1, nil, "", "revoke", "subject", "")
@@ -375,7 +375,7 @@ func TestCommandsOfOurKeys(t *testing.T) {
 	s.cli("key", "revoke", rotated.ID)
 	fresh.closes(3000, "key_revoked")
 	s.connect("/chat/a", bearer(s.login("ann").str("access_token"))).alive()
-	s.fails(1, []string{"no such"}, "", "key", "revoke", "nobody's")
+	s.fails(1, []string{"No signing key of ours"}, "", "key", "revoke", "nobody's")
 	s.fails(2, nil, "", "key", "revoke")
 }
 
