@@ -247,6 +247,9 @@ func printDev(w io.Writer, c *config.Config, upstream string, users []demo.User)
 		fmt.Fprintf(w, "  log in as %-5s %s\n", u.Name, u.Link)
 	}
 	fmt.Fprintf(w, "  upstream        %s behind %s\n", upstream, c.Routes[0].Path)
+	for _, t := range c.Trust {
+		fmt.Fprintf(w, "  trusted too     tokens with iss %q and aud %q\n", t.Issuer, t.Audience)
+	}
 	fmt.Fprintf(w, "  tokens live     %s; the page refreshes them under the live connection\n", devTokenLife)
 	fmt.Fprintf(w, "  throw %s out   %s\n\n", users[0].Name, users[0].Revoke)
 	fmt.Fprintf(w, "  in a terminal   %s connect %s --login %s   (password: %s)\n\n",

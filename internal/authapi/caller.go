@@ -68,6 +68,9 @@ func (a *API) guardCookies(r *http.Request) error {
 			return nil
 		}
 	}
+	if !present {
+		return reason.OriginDenied.Because("Cookies are for pages, whose browsers send an Origin. Other programs log in without \"cookie\" and send tokens.")
+	}
 	return reason.OriginDenied
 }
 
