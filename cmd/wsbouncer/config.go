@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -159,8 +160,8 @@ type devCmd struct {
 	Upstream        string `placeholder:"URL" help:"Your server instead of the demo chat, for example ws://127.0.0.1:3000."`
 	TrustSecretFile string `placeholder:"FILE" xor:"trust" help:"Also accept HS256 tokens made with this secret."`
 	TrustJWKS       string `name:"trust-jwks" placeholder:"FILE" xor:"trust" help:"Also accept tokens whose keys are in this JWKS."`
-	TrustIssuer     string `placeholder:"ISS" default:"dev" help:"The iss of those tokens."`
-	TrustAudience   string `placeholder:"AUD" default:"wsbouncer" help:"The aud of those tokens."`
+	TrustIssuer     string `placeholder:"ISS" help:"The iss of those tokens (default: dev)."`
+	TrustAudience   string `placeholder:"AUD" help:"The aud of those tokens (default: wsbouncer)."`
 	Listen          string `placeholder:"ADDR" default:"127.0.0.1:8080" help:"Where to listen; a taken port: the next."`
 	InsecureHTTP    bool   `name:"insecure-http" help:"Allow a listener other machines reach, without TLS."`
 	Data            string `placeholder:"DIR" help:"Keep the data in this folder (default: a temporary one, removed at the end)."`
@@ -168,9 +169,12 @@ type devCmd struct {
 
 // Run serves the development setup until the context ends.
 func (c *devCmd) Run(ctx context.Context, s *streams) error {
+	if c.TrustSecretFile == "" && c.TrustJWKS == "" && (c.TrustIssuer != "" || c.TrustAudience != "") {
+		return usageError("--trust-issuer and --trust-audience need the keys: --trust-jwks or --trust-secret-file")
+	}
 	return app.Dev(ctx, app.DevOptions{
 		Upstream: c.Upstream, TrustSecretFile: c.TrustSecretFile, TrustJWKS: c.TrustJWKS,
-		TrustIssuer: c.TrustIssuer, TrustAudience: c.TrustAudience,
+		TrustIssuer: cmp.Or(c.TrustIssuer, "dev"), TrustAudience: cmp.Or(c.TrustAudience, "wsbouncer"),
 		Listen: c.Listen, InsecureHTTP: c.InsecureHTTP, Data: c.Data,
 		Version: version, Log: app.Logger(s.err), Out: s.out,
 	})

@@ -93,10 +93,25 @@ func run(ctx context.Context, args []string, s streams) (code int) {
 	case exited:
 		return code
 	case err != nil:
-		fmt.Fprintf(s.err, "wsbouncer: %v; wsbouncer --help lists the commands\n", err)
+		fmt.Fprintf(s.err, "wsbouncer: %v; %s\n", err, whereHelp(err))
 		return exitUsage
 	}
 	return report(parsed.Run(), s.err)
+}
+
+// whereHelp names the help of the command that was meant.
+func whereHelp(err error) string {
+	var wrong *kong.ParseError
+	if errors.As(err, &wrong) {
+		node := wrong.Context.Selected()
+		for node != nil && node.Type == kong.ArgumentNode {
+			node = node.Parent
+		}
+		if node != nil {
+			return node.FullPath() + " --help tells how"
+		}
+	}
+	return "wsbouncer --help lists the commands"
 }
 
 // errQuiet is a failure that has been told already.

@@ -32,7 +32,7 @@ var errDataInUse = errors.New("in use")
 
 func openData(path string) (*dataFolder, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("data folder: %w", err)
+		return nil, dataError(err)
 	}
 	info, err := os.Stat(path)
 	if err != nil {
@@ -43,7 +43,7 @@ func openData(path string) (*dataFolder, error) {
 	}
 	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("data folder: %w", err)
+		return nil, dataError(err)
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		lock.Close()
@@ -53,6 +53,13 @@ func openData(path string) (*dataFolder, error) {
 		return nil, fmt.Errorf("locking data folder %s: %w", path, err)
 	}
 	return &dataFolder{path: path, lock: lock}, nil
+}
+
+func dataError(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("data folder: %w; run this as the user that runs the server, or set another data folder in the configuration", err)
+	}
+	return fmt.Errorf("data folder: %w", err)
 }
 
 func (d *dataFolder) file(name string) string { return filepath.Join(d.path, name) }

@@ -3,8 +3,10 @@ package config
 import (
 	"bytes"
 	_ "embed"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -25,8 +27,11 @@ func Load(path string) (*Config, Problems, error) {
 // could be read beside those there are, and nil where that is nothing.
 func Examine(path string) (c *Config, problems, warnings Problems, err error) {
 	f, err := os.Open(path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil, nil, fmt.Errorf("cannot read the configuration: %w (wsbouncer init writes one)", err)
+	case err != nil:
+		return nil, nil, nil, fmt.Errorf("cannot read the configuration: %w", err)
 	}
 	defer f.Close()
 	src, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))

@@ -80,13 +80,29 @@ func numberOf(payload string) int64 {
 	return n
 }
 
+// pace lets ten messages pass in a millisecond. Whoever is more than a second
+// behind with reading is cut without a close frame, and a test that floods as
+// fast as it can is, on a busy machine.
+func pace() (next func(), stop func()) {
+	tick := time.NewTicker(time.Millisecond)
+	n := 0
+	return func() {
+		if n++; n%10 == 0 {
+			<-tick.C
+		}
+	}, tick.Stop
+}
+
 // flood sends numbered messages until the connection ends; sent is the highest
 // number whose writing began.
 func (c *client) flood(sent *atomic.Int64) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		next, stop := pace()
+		defer stop()
 		for {
+			next()
 			if _, err := c.conn.Write(frame.Append(nil, frame.Text, numbered(sent.Add(1)), true)); err != nil {
 				return
 			}
@@ -95,8 +111,8 @@ func (c *client) flood(sent *atomic.Int64) <-chan struct{} {
 	return done
 }
 
-// pour sends numbered messages as fast as they are taken, until a close frame
-// came or the connection ended.
+// pour sends numbered messages at the same pace, until a close frame came or the
+// connection ended.
 func pour(c *upConn) {
 	c.accept()
 	done := make(chan struct{})
@@ -104,12 +120,15 @@ func pour(c *upConn) {
 		defer close(done)
 		c.listen()
 	}()
+	next, stop := pace()
+	defer stop()
 	for n := int64(1); ; n++ {
 		select {
 		case <-done:
 			return
 		default:
 		}
+		next()
 		if _, err := c.Write(frame.Append(nil, frame.Text, numbered(n), false)); err != nil {
 			<-done
 			return
