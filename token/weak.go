@@ -26,6 +26,8 @@ func checkRSA(k *rsa.PublicKey) error {
 		return fmt.Errorf("its RSA modulus has %d bits, at most %d are taken", bits, maxRSABits)
 	case k.E < minRSAExponent || k.E%2 == 0:
 		return errors.New("its RSA exponent is even or below 65537")
+	case k.N.Bit(0) == 0:
+		return errors.New("its RSA modulus is even")
 	case roca(k.N):
 		return errors.New("it was made by a broken generator (ROCA, CVE-2017-15361)")
 	}
