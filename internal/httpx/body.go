@@ -42,22 +42,39 @@ func ReadBody(w http.ResponseWriter, r *http.Request, max int64, contentType str
 			}
 		}
 	}
-	if r.ContentLength > max {
-		// Not read at all; net/http closes the connection after the answer.
+	if r.ContentLength > max && r.ContentLength > lingerAbove {
+		// Not read at all. Closed here, so that net/http lets the client read the
+		// answer before it closes the connection under what is still sent.
+		_ = r.Body.Close()
 		w.Header().Set("Connection", "close")
 		return nil, bodyTooLarge
 	}
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, max))
+	b, err := io.ReadAll(http.MaxBytesReader(innermost(w), r.Body, max))
 	if err != nil {
 		var tooBig *http.MaxBytesError
 		if errors.As(err, &tooBig) {
-			// Else net/http waits for the rest before it answers.
-			w.Header().Set("Connection", "close")
 			return nil, bodyTooLarge
 		}
 		return nil, bodyUnreadable
 	}
 	return b, nil
+}
+
+// lingerAbove is the length above which net/http does not try to read what is
+// left of a body that was closed (its maxPostHandlerReadBytes).
+const lingerAbove = 256 << 10
+
+// innermost is net/http's own writer, which must see that the limit was hit: then
+// it answers at once, without waiting for the rest, and here too lets the client
+// read the answer first.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = outer.Unwrap()
+	}
 }
 
 func isMedia(lines []string, want string) bool {
