@@ -3,7 +3,6 @@ package wsbouncer
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"log/slog"
 	"math"
@@ -289,10 +288,6 @@ func (c *core) refusal(err error, doing string) *Refusal {
 	return reason.NotReady
 }
 
-// newID is a connection's id: 128 random bits, so that nobody can name a
-// connection that is not theirs.
-func newID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:])
-	return base64.RawURLEncoding.EncodeToString(b[:])
-}
+// newID is a connection's id: 130 random bits, so that nobody can name a
+// connection that is not theirs, in letters and digits that survive a shell.
+func newID() string { return rand.Text() }

@@ -44,7 +44,18 @@ func sameKeys(a, b []ringKey) bool {
 	})
 }
 
+// makeKey makes a key whose id does not begin with a hyphen: ids are typed as
+// commands' arguments, where that would be an option.
 func makeKey(alg string, state KeyState, now time.Time) (ringKey, error) {
+	for {
+		k, err := makeAnyKey(alg, state, now)
+		if err != nil || k.ID[0] != '-' {
+			return k, err
+		}
+	}
+}
+
+func makeAnyKey(alg string, state KeyState, now time.Time) (ringKey, error) {
 	var private crypto.Signer
 	var err error
 	switch alg {

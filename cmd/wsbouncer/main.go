@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -108,7 +109,11 @@ func whereHelp(err error) string {
 			node = node.Parent
 		}
 		if node != nil {
-			return node.FullPath() + " --help tells how"
+			how := node.FullPath() + " --help tells how"
+			if len(node.Positional) > 0 && strings.HasPrefix(err.Error(), "unknown flag") {
+				how += ", and a value that begins with a hyphen goes last, behind --"
+			}
+			return how
 		}
 	}
 	return "wsbouncer --help lists the commands"
