@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/config"
+	"github.com/wsbouncer/wsbouncer/internal/httpx"
 )
 
 // Serve runs the program until ctx ends, then drains and returns nil.
@@ -120,7 +121,7 @@ func (a *App) stop(servers ...*http.Server) {
 func (a *App) server(h http.Handler) *http.Server {
 	timeout := a.o.Config.Limits.HandshakeTimeout.D()
 	return &http.Server{
-		Handler:           h,
+		Handler:           httpx.LastOfConnection(h),
 		ReadHeaderTimeout: timeout,
 		ReadTimeout:       timeout,
 		WriteTimeout:      apiWriteTimeout,
