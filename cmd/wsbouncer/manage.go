@@ -28,6 +28,8 @@ func (c *statusCmd) Run(ctx context.Context, s *streams) error {
 				{"state", state}, {"version", st.Version + " (" + st.Go + ")"}, {"since", when(st.Started)},
 				{"public", st.Public + " as " + st.PublicURL}, {"issuer", orNone(st.Issuer)}, {"config", orNone(st.Config)},
 				{"routes", strings.Join(st.Routes, " ")}, {"connections", fmt.Sprint(st.Connections)},
+				{"descriptors", fmt.Sprintf("%d of %d", st.Descriptors, st.DescriptorLimit)},
+				{"memory", fmt.Sprintf("%d MB, %d goroutines", st.SystemBytes>>20, st.Goroutines)},
 			} {
 				fmt.Fprintf(&b, "%-12s %s\n", l[0], l[1])
 			}

@@ -3,8 +3,10 @@ package adminapi
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"runtime"
 	"strconv"
+	"syscall"
 
 	"github.com/wsbouncer/wsbouncer/internal/audit"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
@@ -16,7 +18,7 @@ func (a *api) status(w http.ResponseWriter, r *http.Request) error {
 	if a.Status != nil {
 		s = a.Options.Status(r.Context())
 	}
-	s.Go = runtime.Version()
+	s.Go, s.Process = runtime.Version(), process()
 	for range a.Bouncer.Live() {
 		s.Connections++
 	}
@@ -28,7 +30,7 @@ func (a *api) status(w http.ResponseWriter, r *http.Request) error {
 
 // stats is GET /v1/stats.
 func (a *api) stats(w http.ResponseWriter, _ *http.Request) error {
-	s := Stats{ByRoute: map[string]int{}, Goroutines: runtime.NumGoroutine()}
+	s := Stats{ByRoute: map[string]int{}, Process: process()}
 	subjects := map[[2]string]struct{}{}
 	for l := range a.Bouncer.Live() {
 		s.Connections++
@@ -41,10 +43,24 @@ func (a *api) stats(w http.ResponseWriter, _ *http.Request) error {
 		subjects[[2]string{p.Issuer, p.Subject}] = struct{}{}
 	}
 	s.Subjects = len(subjects)
+	return writeJSON(w, s)
+}
+
+func process() Process {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	s.HeapBytes, s.SystemBytes = m.HeapAlloc, m.Sys
-	return writeJSON(w, s)
+	p := Process{Goroutines: runtime.NumGoroutine(), HeapBytes: m.HeapAlloc, SystemBytes: m.Sys - m.HeapReleased}
+	for _, dir := range []string{"/proc/self/fd", "/dev/fd"} {
+		if names, err := os.ReadDir(dir); err == nil {
+			p.Descriptors = len(names) - 1 // the folder itself was one
+			break
+		}
+	}
+	var most syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &most) == nil {
+		p.DescriptorLimit = uint64(most.Cur) //nolint:unconvert // signed on some systems
+	}
+	return p
 }
 
 // reload is POST /v1/reload. A bad configuration is told to the caller, who

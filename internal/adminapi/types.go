@@ -193,7 +193,7 @@ type tokenRequest struct {
 }
 
 // Status is the state of the program. Options.Status gives what only the program
-// knows; Go and Connections are filled in here.
+// knows; Go, Connections and Process are filled in here.
 type Status struct {
 	Version   string    `json:"version"`
 	Go        string    `json:"go"`
@@ -207,8 +207,23 @@ type Status struct {
 	Config      string   `json:"config,omitempty"`
 	Routes      []string `json:"routes"`
 	Connections int      `json:"connections"`
+	Process
 	// Warnings are of insecure settings in force.
 	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Process is what the program holds at this moment. When no client is connected
+// it is what it was after the start; what does not come back is leaked.
+type Process struct {
+	Goroutines int `json:"goroutines"`
+	// HeapBytes is what the program uses, garbage not yet collected included;
+	// SystemBytes is all that it has from the system.
+	HeapBytes   uint64 `json:"heap_bytes"`
+	SystemBytes uint64 `json:"system_bytes"`
+	// Descriptors are open files and sockets, of at most DescriptorLimit; a
+	// connection through the gateway needs two. Zero: not known here.
+	Descriptors     int    `json:"descriptors"`
+	DescriptorLimit uint64 `json:"descriptor_limit"`
 }
 
 // Stats are numbers of this moment.
@@ -217,9 +232,7 @@ type Stats struct {
 	Waiting     int            `json:"waiting"`
 	Subjects    int            `json:"subjects"`
 	ByRoute     map[string]int `json:"by_route"`
-	Goroutines  int            `json:"goroutines"`
-	HeapBytes   uint64         `json:"heap_bytes"`
-	SystemBytes uint64         `json:"system_bytes"`
+	Process
 }
 
 // AuditEvent is one thing that happened.

@@ -30,10 +30,13 @@ type observer struct {
 	counters
 }
 
-// counters are what status and stats show.
+// counters count events since the start.
 type counters struct {
 	opened, refused, ended, extended, revocations atomic.Int64
 }
+
+// live is how many connections are open.
+func (c *counters) live() int64 { return c.opened.Load() - c.ended.Load() }
 
 func newObserver(log *slog.Logger) *observer {
 	return &observer{

@@ -78,6 +78,7 @@ func (a *App) run(ctx context.Context) error {
 	own("connection log", a.watch.connections.Run)
 	own("gateway", a.gateway.Run)
 	own("pruning", a.prune)
+	own("memory", a.newMemory().run)
 	if a.ring != nil {
 		own("signing keys", a.ring.Run)
 	}
