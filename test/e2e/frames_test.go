@@ -1,14 +1,17 @@
 package e2e_test
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"crypto/tls"
 	bits "encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"hash"
 	"io"
 	"math/rand/v2"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -191,6 +194,50 @@ func TestFRM04Masks(t *testing.T) {
 	}
 }
 
+// FRM-04: the pings that the gateway sends of its own carry fresh masks too.
+func TestFRM04MasksOfPings(t *testing.T) {
+	t.Parallel()
+	var raw tally[rawFrame]
+	up := newUpstream(t, func(c *upConn) {
+		c.accept()
+		for {
+			f, err := readRaw(c.br)
+			if err != nil {
+				return
+			}
+			raw.add(f)
+			if f.Op == frame.Close {
+				return
+			}
+		}
+	})
+	s, iss := gate(t, up, `
+  - {path: /idle, upstream: "ws://UPSTREAM", limits: {idle_timeout: 1s}}
+`)
+	const many = 200
+	token := bearer(iss.token())
+	for range many {
+		s.connect("/idle", token)
+	}
+	masks, ops := map[[4]byte]bool{}, map[frame.Opcode]int{}
+	eventually(t, "a close frame for each, after pings", func() bool {
+		clear(ops)
+		for _, f := range raw.list() {
+			ops[f.Op]++
+		}
+		return ops[frame.Close] == many
+	})
+	for _, f := range raw.list() {
+		if masks[f.Mask] = true; !f.Masked || f.Op != frame.Ping && f.Op != frame.Close {
+			t.Errorf("%+v", f.Header)
+		}
+	}
+	// Two equal ones among 600 of 2^32: once in 24000 runs.
+	if len(masks) != len(raw.list()) || masks[[4]byte{}] || ops[frame.Ping] < many {
+		t.Errorf("%d masks on %v", len(masks), ops)
+	}
+}
+
 // FRM-06: where it is asked for, text is checked over all its fragments; where
 // it is not, it passes as it is.
 func TestFRM06UTF8(t *testing.T) {
@@ -308,7 +355,7 @@ func TestFRM08AnnouncedLengthsCostNothing(t *testing.T) {
 	}
 	open("/pass", token)
 	before := s.resident()
-	const many = 100
+	many := long(100, 500)
 	for range many {
 		open("/pass", token)
 		open("/inband", token)
@@ -444,15 +491,62 @@ func (d *digest) same(t testing.TB, what string, got *digest, ordered bool) {
 // messages are looked at may a control frame come sooner than a fragment.
 func TestFRM09RandomMessagesBothWays(t *testing.T) {
 	t.Parallel()
-	counts := map[string]int{"/pass": 20_000, "/check": 5000, "/inband": 5000}
-	type result struct {
-		sent, got *digest
-		err       error
+	t.Run("plain", func(t *testing.T) {
+		t.Parallel()
+		counts := map[string]int{"/pass": long(20_000, 100_000), "/check": long(5000, 100_000), "/inband": long(5000, 100_000)}
+		up, results := randomUpstream(t, nil, counts)
+		s, iss := gate(t, up, frameRoutes)
+		bothWays(t, iss, up, results, counts, s.connect)
+	})
+	// TLS on both sides is another reader and writer than plain sockets.
+	t.Run("TLS", func(t *testing.T) {
+		t.Parallel()
+		counts := map[string]int{"/pass": long(5000, 100_000), "/check": long(1000, 100_000), "/inband": long(1000, 100_000)}
+		certificate, key := unvouched(t)
+		pair, err := tls.LoadX509KeyPair(certificate, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		up, results := randomUpstream(t, &tls.Config{Certificates: []tls.Certificate{pair}}, counts)
+		iss := newIssuer(t, "https://idp.example")
+		routes := strings.ReplaceAll(strings.ReplaceAll(frameRoutes, "ws://", "wss://"), ", limits:", fmt.Sprintf(", upstream_tls: {ca: %s}, limits:", certificate))
+		s := start(t, up, trustYAML(iss.name)+"public_url: https://ADDR\ntls: {cert: cert.pem, key: key.pem}\nroutes:\n"+routes+generous(), iss.trusted, selfSigned)
+		bothWays(t, iss, up, results, counts, func(path string, lines ...string) *client {
+			conn, err := tls.Dial("tcp", s.addr, &tls.Config{InsecureSkipVerify: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			c := &client{t: t, conn: conn, br: bufio.NewReader(conn)}
+			if a := c.send(s.upgrade(path, lines...)).response(); a.status != 101 {
+				t.Fatalf("%s: %d %s", path, a.status, a.body)
+			}
+			return c
+		})
+	})
+}
+
+// exchanged is what an upstream sent and received.
+type exchanged struct {
+	sent, got *digest
+	err       error
+}
+
+// randomUpstream sends random messages, as many as counts says by path, and
+// digests those that come.
+func randomUpstream(t *testing.T, conf *tls.Config, counts map[string]int) (*upstream, <-chan exchanged) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	results := make(chan result, 1)
-	up := newUpstream(t, func(c *upConn) {
+	if conf != nil {
+		l = tls.NewListener(l, conf)
+	}
+	results := make(chan exchanged, 1)
+	return newUpstreamOn(t, l, func(c *upConn) {
 		c.accept()
-		var r result
+		var r exchanged
 		var writing sync.WaitGroup
 		writing.Go(func() {
 			var err error
@@ -464,11 +558,16 @@ func TestFRM09RandomMessagesBothWays(t *testing.T) {
 		writing.Wait()
 		results <- r
 		c.listen()
-	})
-	s, iss := gate(t, up, frameRoutes)
+	}), results
+}
+
+// bothWays sends random messages over each path while the upstream does, and
+// compares what came.
+func bothWays(t *testing.T, iss *issuer, up *upstream, results <-chan exchanged, counts map[string]int, connect func(string, ...string) *client) {
+	t.Helper()
 	for path, n := range counts {
-		c := s.connect(path, bearer(iss.token()))
-		_ = c.conn.SetDeadline(time.Now().Add(3 * patience))
+		c := connect(path, bearer(iss.token()))
+		_ = c.conn.SetDeadline(time.Now().Add(patience + time.Duration(n)*time.Millisecond))
 		var sent *digest
 		var writing sync.WaitGroup
 		writing.Go(func() {
@@ -479,12 +578,12 @@ func TestFRM09RandomMessagesBothWays(t *testing.T) {
 		})
 		got, err := received(func() (message, error) { return readFrame(c.br) })
 		writing.Wait()
-		up := <-results
-		if err != nil || up.err != nil {
-			t.Fatalf("%s: %v, %v", path, err, up.err)
+		other := <-results
+		if err != nil || other.err != nil {
+			t.Fatalf("%s: %v, %v", path, err, other.err)
 		}
-		sent.same(t, path+" from the client", up.got, path != "/inband")
-		up.sent.same(t, path+" from the upstream", got, path != "/inband")
+		sent.same(t, path+" from the client", other.got, path != "/inband")
+		other.sent.same(t, path+" from the upstream", got, path != "/inband")
 		c.frame(frame.Close, true, "\x03\xe8").closes(1000, "")
 	}
 }

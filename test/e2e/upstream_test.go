@@ -58,6 +58,12 @@ func newUpstream(t testing.TB, serve func(c *upConn)) *upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newUpstreamOn(t, l, serve)
+}
+
+// newUpstreamOn starts one on a listener, such as one that speaks TLS.
+func newUpstreamOn(t testing.TB, l net.Listener, serve func(c *upConn)) *upstream {
+	t.Helper()
 	if serve == nil {
 		serve = echo
 	}
