@@ -44,6 +44,17 @@ func (i *idler) Expire(*wheel.Timer, time.Time) {
 	now := time.Now()
 	at := clock(now)
 	client, upstream := time.Duration(at-c.up.last.Load()), time.Duration(at-c.down.last.Load())
+	// Into a frame no ping can be put. While its bytes come, the side that takes
+	// them is not dead, however long it says nothing.
+	switch toClient, toUpstream := c.client.inFrame(), c.upstream.inFrame(); {
+	case toClient && toUpstream:
+		client = min(client, upstream)
+		upstream = client
+	case toClient:
+		client = min(client, upstream)
+	case toUpstream:
+		upstream = min(client, upstream)
+	}
 	switch {
 	case client >= c.idle:
 		c.finish(reason.Idle, Gateway)
@@ -67,6 +78,13 @@ func (c *Conn) check(s *side, writer *pump, silent time.Duration) time.Duration 
 		writer.poke()
 	}
 	return min(third, c.idle-silent)
+}
+
+// inFrame reports whether the output stands inside a frame.
+func (s *side) inFrame() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writing || s.left > 0
 }
 
 // wantPing makes a ping due at the next boundary between frames.

@@ -329,6 +329,8 @@ func (s *side) closeIfDone() {
 			_ = t.NetConn().Close()
 			return
 		}
+	} else {
+		drain(s.stream)
 	}
 	_ = s.stream.Close()
 }
