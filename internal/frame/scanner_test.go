@@ -2,6 +2,7 @@ package frame_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math"
 	"math/rand/v2"
@@ -132,7 +133,10 @@ var (
 	checked    = frame.Options{FromClient: true, MaxMessage: 1 << 20, CheckUTF8: true}
 	compressed = frame.Options{FromClient: true, MaxMessage: 1 << 20, CheckUTF8: true, Compression: true}
 	unlimited  = frame.Options{FromClient: true}
-	everyKind  = []frame.Options{fromClient, fromServer, checked, compressed, unlimited, {FromClient: true, MaxMessage: 10}}
+	everyKind  = []frame.Options{
+		fromClient, fromServer, checked, compressed, unlimited, {FromClient: true, MaxMessage: 10},
+		{MaxMessage: 1 << 20, CheckUTF8: true}, {MaxMessage: 200, CheckUTF8: true, Compression: true}, {Compression: true}, {FromClient: true, MaxMessage: 200, Compression: true},
+	}
 )
 
 type scanCase struct {
@@ -268,8 +272,19 @@ func TestDOS01EndlessFragments(t *testing.T) {
 	}
 }
 
-// stream makes a legal direction of n random frames.
+// stream makes a legal direction of n random frames, each with a mask of its own.
 func stream(r *rand.Rand, n int, fromClient bool) []byte {
+	raw := func(first byte, masked bool, payload string) []byte {
+		b := raw(first, masked, payload)
+		if masked {
+			h, n, _ := frame.ParseHeader(b)
+			frame.Mask(b[n:], h.Mask, 0)
+			binary.BigEndian.PutUint32(h.Mask[:], r.Uint32())
+			copy(b[n-4:n], h.Mask[:])
+			frame.Mask(b[n:], h.Mask, 0)
+		}
+		return b
+	}
 	var b []byte
 	open := false
 	for range n {
@@ -295,7 +310,7 @@ func stream(r *rand.Rand, n int, fromClient bool) []byte {
 func TestFRM09RandomStreamsAtRandomSplits(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
-		for _, o := range []frame.Options{fromClient, fromServer, checked} {
+		for _, o := range []frame.Options{fromClient, fromServer, checked, {MaxMessage: 1 << 20, CheckUTF8: true}} {
 			b := stream(r, 1+r.IntN(30), o.FromClient)
 			want := reference(b, o)
 			if want.kind != nil && want.kind != frame.ErrTooBig {
