@@ -95,7 +95,8 @@ type Options struct {
 	Blocklist *Blocklist
 	// Words that a password may not rest on: the product's, the host's.
 	Words []string
-	// HashesInFlight is how many passwords are checked at once; each needs 19 MiB.
+	// HashesInFlight is how many passwords are checked at once; each needs 19 MiB
+	// and a processor. 0: one processor is left to everything else.
 	HashesInFlight int
 	// PerAccount bounds failures for one account from one address, PerIP those
 	// from one address.
@@ -125,7 +126,7 @@ func New(o Options) *Service {
 		o.MinLength = defaultMinLength
 	}
 	if o.HashesInFlight <= 0 {
-		o.HashesInFlight = runtime.GOMAXPROCS(0)
+		o.HashesInFlight = max(1, runtime.GOMAXPROCS(0)-1)
 	}
 	if o.Audit == nil {
 		o.Audit = audit.Discard
