@@ -43,18 +43,17 @@ func (i *idler) Expire(*wheel.Timer, time.Time) {
 	}
 	now := time.Now()
 	at := clock(now)
-	client, upstream := time.Duration(at-c.up.last.Load()), time.Duration(at-c.down.last.Load())
 	// Into a frame no ping can be put. While its bytes come, the side that takes
-	// them is not dead, however long it says nothing.
-	switch toClient, toUpstream := c.client.inFrame(), c.upstream.inFrame(); {
-	case toClient && toUpstream:
-		client = min(client, upstream)
-		upstream = client
-	case toClient:
-		client = min(client, upstream)
-	case toUpstream:
-		upstream = min(client, upstream)
+	// them counts as heard, however long it says nothing: it will be asked after.
+	toClient, toUpstream := c.client.inFrame(), c.upstream.inFrame()
+	fromClient, fromUpstream := c.up.last.Load(), c.down.last.Load()
+	if toClient {
+		fromClient = c.up.heard(fromUpstream)
 	}
+	if toUpstream {
+		fromUpstream = c.down.heard(fromClient)
+	}
+	client, upstream := time.Duration(at-fromClient), time.Duration(at-fromUpstream)
 	switch {
 	case client >= c.idle:
 		c.finish(reason.Idle, Gateway)
@@ -78,6 +77,19 @@ func (c *Conn) check(s *side, writer *pump, silent time.Duration) time.Duration 
 		writer.poke()
 	}
 	return min(third, c.idle-silent)
+}
+
+// heard counts the source as heard at a time, unless it was heard since.
+func (p *pump) heard(at int64) int64 {
+	for {
+		last := p.last.Load()
+		if at <= last {
+			return last
+		}
+		if p.last.CompareAndSwap(last, at) {
+			return at
+		}
+	}
 }
 
 // inFrame reports whether the output stands inside a frame.
