@@ -86,6 +86,9 @@ func TestDOS02OthersDoNotNotice(t *testing.T) {
 		})
 	}
 	over := make(chan struct{})
+	for _, c := range others {
+		_ = c.conn.SetDeadline(time.Now().Add(2 * time.Minute))
+	}
 	time.AfterFunc(time.Duration(long(2, 60))*time.Second, func() { close(over) })
 	during := delays(others, over, math.MaxInt)
 	close(stop)
