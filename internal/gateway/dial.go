@@ -46,42 +46,75 @@ type answerError string
 
 func (e answerError) Error() string { return string(e) }
 
-// dial opens a WebSocket to one of the route's upstreams. Errors are
-// reason.UpstreamRefused or UpstreamTimeout; what was wrong goes to the log.
+// statusError is an answer with another status than 101.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("it answered with status %d", int(e)) }
+
+// ownError is a failure of ours, which says nothing about an upstream.
+type ownError struct{ error }
+
+// dial opens a WebSocket to one of the route's upstreams. Another is tried only
+// when nothing was sent to the one before. Errors are reason.UpstreamRefused or
+// UpstreamTimeout; what was wrong goes to the log.
 func (g *Gateway) dial(ctx context.Context, h *handshake, live *wsbouncer.Live, protocols []string) (*dialled, error) {
 	var last error
-	for i, u := range h.rt.candidates(time.Now()) {
-		if i == maxTries || ctx.Err() != nil {
+	tried := make([]*upstream, 0, maxTries)
+	for len(tried) < maxTries && ctx.Err() == nil {
+		a := g.balance.pick(h.rt, tried, time.Now())
+		if a == nil {
 			break
 		}
-		u.active.Add(1)
-		conn, err := connect(ctx, u, h.rt.UpstreamTLS)
+		tried = append(tried, a.u)
+		conn, err := connect(ctx, a.u, a.u.tls)
 		if err != nil {
-			u.active.Add(-1)
 			last = err
 			if givenUp(ctx) {
+				a.nothing()
 				break
 			}
-			u.failed.Store(time.Now().UnixNano())
-			g.report.upstream(h.rt, u, "the upstream cannot be reached", err)
+			a.failed(true)
+			g.report.upstream(h.rt, a.u, "the upstream cannot be reached", err)
 			continue
 		}
-		d, err := g.upgrade(ctx, conn, u, h, live, protocols)
+		d, err := g.upgrade(ctx, conn, a.u, h, live, protocols)
 		if err != nil {
 			conn.Close()
-			u.active.Add(-1)
-			if !givenUp(ctx) {
-				g.report.upstream(h.rt, u, "the upstream did not accept the handshake", err)
-			}
+			g.refused(ctx, h, a, err)
 			return nil, refusal(err)
 		}
-		u.failed.Store(0)
+		a.worked(true)
 		return d, nil
 	}
-	if last == nil {
+	if last == nil && ctx.Err() != nil {
 		last = context.Cause(ctx)
 	}
+	if last == nil { // each is being tried by somebody else
+		return nil, reason.UpstreamRefused.After(retryAside)
+	}
 	return nil, refusal(last)
+}
+
+// retryAside is the Retry-After, in seconds, of handshakes for which there is no
+// upstream that may be tried.
+const retryAside = 1
+
+// refused takes an answer that is no valid 101, or none.
+func (g *Gateway) refused(ctx context.Context, h *handshake, a *attempt, err error) {
+	var status statusError
+	var ours ownError
+	switch {
+	case errors.As(err, &ours):
+		a.nothing()
+	case errors.As(err, &status) && status < http.StatusInternalServerError:
+		a.worked(false) // it refuses this client, or this path
+	case givenUp(ctx):
+		a.nothing()
+		return
+	default:
+		a.failed(false)
+	}
+	g.report.upstream(h.rt, a.u, "the upstream did not accept the handshake", err)
 }
 
 // givenUp reports whether somebody ended the handshake while there was time: the
@@ -105,15 +138,9 @@ func refusal(err error) error {
 }
 
 func connect(ctx context.Context, u *upstream, conf *tls.Config) (net.Conn, error) {
-	port := u.url.Port()
 	secure := u.url.Scheme == "wss"
-	if port == "" {
-		if port = "80"; secure {
-			port = "443"
-		}
-	}
 	var d net.Dialer
-	raw, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.url.Hostname(), port))
+	raw, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.url.Hostname(), portOf(u.url)))
 	if err != nil || !secure {
 		return raw, err
 	}
@@ -140,7 +167,7 @@ func (g *Gateway) upgrade(ctx context.Context, c net.Conn, u *upstream, h *hands
 	key := base64.StdEncoding.EncodeToString(nonce[:])
 	head, err := g.requestHead(u, h, live, key, protocols)
 	if err != nil {
-		return nil, err
+		return nil, ownError{err}
 	}
 	// The context's end, whatever ends it, ends the exchange.
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
@@ -186,7 +213,7 @@ func offered(h *handshake) []string {
 func (d *dialled) check(res *http.Response, key string, protocols, extensions []string) error {
 	switch {
 	case res.StatusCode != http.StatusSwitchingProtocols:
-		return answerError(fmt.Sprintf("it answered with status %d", res.StatusCode))
+		return statusError(res.StatusCode)
 	case res.ProtoMajor != 1 || res.ProtoMinor != 1:
 		return answerError("it did not answer in HTTP/1.1")
 	case !single(res.Header, "Upgrade", func(v string) bool { return strings.EqualFold(v, "websocket") }):

@@ -30,10 +30,12 @@ type Options struct {
 // A Gateway is the handler of every WebSocket route. It is safe for concurrent
 // use; Run must run while it serves.
 type Gateway struct {
-	o      Options
-	table  atomic.Pointer[table]
-	wheel  *wheel.Wheel
-	report *reporter
+	o       Options
+	table   atomic.Pointer[table]
+	routing sync.Mutex // held while the table is replaced
+	balance *balancer
+	wheel   *wheel.Wheel
+	report  *reporter
 }
 
 // New is a Gateway. It starts nothing.
@@ -45,6 +47,7 @@ func New(o Options) (*Gateway, error) {
 		o.Log = slog.Default()
 	}
 	g := &Gateway{o: o, wheel: wheel.New(), report: newReporter(o.Log)}
+	g.balance = &balancer{report: g.report}
 	return g, g.SetRoutes(o.Routes)
 }
 
@@ -57,14 +60,17 @@ func (g *Gateway) Run(ctx context.Context) error {
 }
 
 // SetRoutes replaces the routes for handshakes from now on. Live connections
-// stay as they are. On an error nothing changes.
+// stay as they are, and so does what is known of upstreams that stay. On an error
+// nothing changes.
 func (g *Gateway) SetRoutes(routes []Route) error {
 	for _, r := range routes {
 		if r.Assertion && g.o.Assertion == nil {
 			return errors.New("gateway: a route asks for assertions, and nobody signs them")
 		}
 	}
-	t, _, err := newTable(routes)
+	g.routing.Lock()
+	defer g.routing.Unlock()
+	t, _, err := newTable(routes, g.table.Load())
 	if err != nil {
 		return err
 	}

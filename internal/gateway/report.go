@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/telemetry"
 )
@@ -20,6 +21,16 @@ func newReporter(log *slog.Logger) *reporter {
 func (p *reporter) upstream(rt *route, u *upstream, what string, err error) {
 	p.log.Log(context.Background(), slog.LevelWarn, "upstream", what,
 		slog.String("route", rt.Path), slog.String("upstream", u.url.Redacted()), slog.String("error", err.Error()))
+}
+
+// health tells what becomes of an upstream: a kind of its own, so that the
+// failures that lead to it do not crowd it out.
+func (p *reporter) health(u *upstream, what string, attrs ...slog.Attr) {
+	p.log.Log(context.Background(), slog.LevelWarn, "upstream health", what, append([]slog.Attr{slog.String("upstream", u.url.Redacted())}, attrs...)...)
+}
+
+func (p *reporter) putAside(u *upstream, failures int, pause time.Duration) {
+	p.health(u, "the upstream is put aside", slog.Int("failures", failures), slog.String("for", pause.Round(time.Millisecond).String()))
 }
 
 func (p *reporter) handshake(rt *route, what string, err error) {

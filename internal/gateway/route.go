@@ -9,8 +9,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	"github.com/wsbouncer/wsbouncer"
 )
@@ -52,50 +50,25 @@ func (rt *route) firstMessage() bool { return slices.Contains(rt.Demand.TokenFro
 // answers with handlers of its own where it would redirect.
 func (*route) ServeHTTP(http.ResponseWriter, *http.Request) {}
 
-// upstream is one server behind a route, and what is known of it.
-type upstream struct {
-	url    *url.URL
-	active atomic.Int64
-	// failed is when it was last not reached, Unix nanoseconds.
-	failed atomic.Int64
-}
-
-// avoidFor is how long an upstream that was not reached is tried last.
-const avoidFor = 10 * time.Second
-
-// candidates are the upstreams in the order they are tried: those that work
-// first, by least connections.
-func (rt *route) candidates(now time.Time) []*upstream {
-	if len(rt.upstreams) == 1 {
-		return rt.upstreams
-	}
-	list := slices.Clone(rt.upstreams)
-	avoid := now.Add(-avoidFor).UnixNano()
-	rank := func(u *upstream) int64 {
-		n := u.active.Load()
-		if u.failed.Load() > avoid {
-			n += 1 << 40
-		}
-		return n
-	}
-	slices.SortStableFunc(list, func(a, b *upstream) int { return int(min(max(rank(a)-rank(b), -1), 1)) })
-	return list
-}
-
 // table is the routes in use.
-type table struct{ mux *http.ServeMux }
+type table struct {
+	mux *http.ServeMux
+	// upstreams are those of all routes, each once.
+	upstreams []*upstream
+}
 
 // CheckRoutes reports the first route, by its index, that cannot be used with
 // those before it.
 func CheckRoutes(routes []Route) (int, error) {
-	_, i, err := newTable(routes)
+	_, i, err := newTable(routes, nil)
 	return i, err
 }
 
-func newTable(routes []Route) (_ *table, bad int, err error) {
+// newTable takes the upstreams that old has too from there.
+func newTable(routes []Route, old *table) (_ *table, bad int, err error) {
 	t := &table{mux: http.NewServeMux()}
 	for i, r := range routes {
-		if err := t.add(r); err != nil {
+		if err := t.add(r, old); err != nil {
 			return nil, i, err
 		}
 	}
@@ -105,7 +78,7 @@ func newTable(routes []Route) (_ *table, bad int, err error) {
 // registered is where ServeMux was told of a pattern, which tells a user nothing.
 var registered = regexp.MustCompile(` \(registered at [^)]*\)`)
 
-func (t *table) add(r Route) (err error) {
+func (t *table) add(r Route, old *table) (err error) {
 	if !strings.HasPrefix(r.Path, "/") || strings.ContainsAny(r.Path, " \t") {
 		return fmt.Errorf("%q is not a path: it begins with a slash and holds no spaces", r.Path)
 	}
@@ -117,7 +90,9 @@ func (t *table) add(r Route) (err error) {
 		if u == nil || (u.Scheme != "ws" && u.Scheme != "wss") || u.Host == "" {
 			return fmt.Errorf("upstream %v is not a ws:// or wss:// address", u)
 		}
-		rt.upstreams = append(rt.upstreams, &upstream{url: u})
+		if server := t.upstream(u, r.UpstreamTLS, old); !slices.Contains(rt.upstreams, server) {
+			rt.upstreams = append(rt.upstreams, server)
+		}
 	}
 	defer func() { // ServeMux tells by panicking
 		if p := recover(); p != nil {
@@ -127,6 +102,24 @@ func (t *table) add(r Route) (err error) {
 	}()
 	t.mux.Handle(r.Path, rt)
 	return nil
+}
+
+// upstream is the server at an address: the one that another route has, or that
+// was there before a reload, else a new one.
+func (t *table) upstream(at *url.URL, conf *tls.Config, old *table) *upstream {
+	address := addressOf(at)
+	is := func(u *upstream) bool { return u.is(address, conf) }
+	if i := slices.IndexFunc(t.upstreams, is); i >= 0 {
+		return t.upstreams[i]
+	}
+	u := &upstream{url: at, tls: conf}
+	if old != nil {
+		if i := slices.IndexFunc(old.upstreams, is); i >= 0 {
+			u = old.upstreams[i]
+		}
+	}
+	t.upstreams = append(t.upstreams, u)
+	return u
 }
 
 // match finds the route of a request, or nil. It never answers with a redirect.
