@@ -306,7 +306,8 @@ func TestFRM07CloseCodesPass(t *testing.T) {
 			target := path + "?close=" + hex.EncodeToString([]byte(string(bits.BigEndian.AppendUint16(nil, code))+reason))
 			c = s.connect(target, token)
 			(<-c.watch()).want(t, code, reason)
-			up.of(c).closed(code, "") // the client's answer
+			// The client's answer; where that took a second, the gateway's own.
+			up.of(c).closed(code, "", reason)
 		}
 	}
 	c := s.connect("/pass", token).frame(frame.Close, true, "")
