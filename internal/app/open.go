@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"path"
+	"runtime"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/gateway"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
+	"github.com/wsbouncer/wsbouncer/internal/relay"
 	"github.com/wsbouncer/wsbouncer/internal/session"
 	"github.com/wsbouncer/wsbouncer/token"
 )
@@ -140,13 +142,30 @@ func sameSite(s string) http.SameSite {
 	return http.SameSiteStrictMode
 }
 
+// relayLoops are the event loops of a relay setting, one a processor; nil:
+// goroutines.
+func relayLoops(setting string) (*relay.Loops, error) {
+	if setting == "goroutine" {
+		return nil, nil
+	}
+	loops, err := relay.NewLoops(runtime.GOMAXPROCS(0))
+	if err != nil && setting == "epoll" {
+		return nil, fmt.Errorf("relay: epoll: %w on this system; take auto or goroutine", err)
+	}
+	return loops, nil
+}
+
 // openHandlers builds what listens: the gateway with the HTTP API beside it,
 // and the admin interface.
 func (a *App) openHandlers(p *plan) (err error) {
 	c := a.o.Config
+	loops, err := relayLoops(c.Relay)
+	if err != nil {
+		return err
+	}
 	a.gateway, err = gateway.New(gateway.Options{
 		Bouncer: a.bouncer, Routes: p.routes, Peers: a.peers, Log: a.log,
-		Assertion: a.assertion,
+		Assertion: a.assertion, Loops: loops,
 	})
 	if err != nil {
 		return err

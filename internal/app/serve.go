@@ -255,6 +255,7 @@ func needsRestart(old, c *config.Config) config.Problems {
 		}
 	}
 	fixed("listen", old.Listen == c.Listen)
+	fixed("relay", old.Relay == c.Relay)
 	fixed("public_url", old.PublicURL.String() == c.PublicURL.String())
 	fixed("data", old.Data == c.Data)
 	fixed("auth_path", old.AuthPath == c.AuthPath)

@@ -23,6 +23,7 @@ type Config struct {
 	Origins        []string `yaml:"origins"`
 	Cookies        Cookies  `yaml:"cookies"`
 	Drain          Duration `yaml:"drain"`
+	Relay          string   `yaml:"relay" oneof:"auto goroutine epoll"`
 	Issuer         *Issuer  `yaml:"issuer,omitempty"`
 	Login          Login    `yaml:"login"`
 	Clients        any      `yaml:"clients,omitempty" later:"machine clients"`

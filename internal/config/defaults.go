@@ -15,6 +15,7 @@ func New() *Config {
 		Bus:      "local",
 		Cookies:  Cookies{SameSite: "strict"},
 		Drain:    Duration(10 * time.Second),
+		Relay:    "auto",
 		Login:    Login{Password: Password{Enabled: true, MinLength: 15}},
 		Limits:   defaultLimits(),
 	}

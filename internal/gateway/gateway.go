@@ -13,6 +13,7 @@ import (
 	"github.com/wsbouncer/wsbouncer"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/internal/relay"
 	"github.com/wsbouncer/wsbouncer/internal/wheel"
 )
 
@@ -23,6 +24,8 @@ type Options struct {
 	Peers   *httpx.Peers
 	// Assertion signs who is there, for one upstream; needed by routes that ask for it.
 	Assertion func(audience string, p *wsbouncer.Principal) (string, error)
+	// Loops relay what they can; nil: goroutines do. Run runs them.
+	Loops *relay.Loops
 	// Log is for the operator; nil: slog.Default.
 	Log *slog.Logger
 }
@@ -51,11 +54,14 @@ func New(o Options) (*Gateway, error) {
 	return g, g.SetRoutes(o.Routes)
 }
 
-// Run keeps idle time-outs and the bound on log lines until ctx ends.
+// Run relays, and keeps idle time-outs and the bound on log lines, until ctx ends.
 func (g *Gateway) Run(ctx context.Context) error {
 	var reports sync.WaitGroup
 	reports.Go(func() { _ = g.report.log.Run(ctx) }) // ends with ctx alone
 	defer reports.Wait()
+	if g.o.Loops != nil {
+		reports.Go(func() { _ = g.o.Loops.Run(ctx) })
+	}
 	return g.wheel.Run(ctx)
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/gateway"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/internal/relay"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -66,7 +67,8 @@ func newRig(t *testing.T, route gateway.Route, limits wsbouncer.Limits, serve fu
 	}
 	r.bouncer = b
 	route.Path, route.Upstreams = "/chat", []*url.URL{upstream(t, serve)}
-	g, err := gateway.New(gateway.Options{Bouncer: b, Routes: []gateway.Route{route}, Peers: httpx.NewPeers(nil), Log: slog.New(slog.DiscardHandler)})
+	loops, _ := relay.NewLoops(2) // nil where there are none
+	g, err := gateway.New(gateway.Options{Loops: loops, Bouncer: b, Routes: []gateway.Route{route}, Peers: httpx.NewPeers(nil), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -130,7 +130,7 @@ func (h *handshake) relay(live *wsbouncer.Live, client net.Conn, fromClient []by
 			MessageBytes: limits.MessageBytes, MessageRate: limits.MessageRate, ByteRate: limits.ByteRate,
 			IdleTimeout: limits.IdleTimeout, WriteTimeout: limits.WriteTimeout,
 		},
-		Compression: up.extensions != "", CheckUTF8: h.rt.UTF8Check, Wheel: h.g.wheel,
+		Compression: up.extensions != "", CheckUTF8: h.rt.UTF8Check, Wheel: h.g.wheel, Loops: h.g.o.Loops,
 	}
 	server := up.server
 	inBand := newRefresher(h, live)

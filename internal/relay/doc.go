@@ -8,6 +8,11 @@
 // costs one buffer and slows the other side down. While nothing comes a pump
 // holds no buffer and a stack of 2 KiB.
 //
+// Where both sides are plain sockets on Linux and nothing is read by the gateway
+// itself, Loops do the same without goroutines: one epoll instance a processor,
+// whose goroutine reads into one buffer and keeps only what a side did not take.
+// The pumps, their rules and their end are the same code.
+//
 // Whatever else is written goes between frames: the pings of the idle check,
 // the answers of in-band refresh, and the one close frame. What a connection
 // may do and when it must end is decided by others, who call Conn.End; the

@@ -57,6 +57,13 @@ func (c *Conn) ending() (end reason.End, closeBy time.Time) {
 // expectWord makes the reader of s wake by t at the latest. It must not undo what
 // finish told that reader.
 func (c *Conn) expectWord(s *side, t time.Time) {
+	if c.loop != nil {
+		s.mu.Lock()
+		s.wordBy = clock(t)
+		s.mu.Unlock()
+		c.wakeAt(t)
+		return
+	}
 	_ = s.stream.SetReadDeadline(t)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,6 +74,10 @@ func (c *Conn) expectWord(s *side, t time.Time) {
 
 // left is called by each pump when it is done.
 func (c *Conn) left() {
+	if c.loop != nil {
+		c.leftLoop()
+		return
+	}
 	if c.running.Add(-1) > 0 {
 		return
 	}
@@ -80,6 +91,11 @@ func (c *Conn) left() {
 // hurry makes the pump's reader wake by closeBy, or at once when it has a close
 // frame to write.
 func (p *pump) hurry(closeBy time.Time, owes bool) {
+	if l := p.c.loop; l != nil {
+		p.c.wakeAtLocked(closeBy)
+		l.post(p.c)
+		return
+	}
 	if owes || p.src.isCut() {
 		closeBy = past
 	}

@@ -37,6 +37,12 @@ type pump struct {
 	err   error
 	ready func(uintptr) bool // tryRead, bound once
 
+	// In a loop.
+	pending bool // more may be there to be read
+	over    bool // nothing will come after that
+	queued  bool // for another turn
+	gone    bool // the source is not read any more
+
 	draining bool // nothing is passed on any more
 	deaf     bool // nor understood
 
@@ -58,9 +64,11 @@ func (p *pump) init(c *Conn, from Party, o frame.Options, first []byte) {
 	if c.inBand != nil {
 		p.box = new(inbox)
 	}
-	if p.src.raw != nil {
+	switch {
+	case c.loop != nil:
+	case p.src.raw != nil:
 		p.ready = p.tryRead
-	} else {
+	default:
 		p.small = make([]byte, smallBuffer)
 	}
 }
@@ -217,16 +225,25 @@ func (p *pump) refuse(e reason.End) {
 }
 
 // send passes b on, and after it what of our own was waiting for a boundary.
-func (p *pump) send(b []byte, left int64, mid bool) {
+func (p *pump) send(b []byte, left int64, mid bool) { p.after(p.dst.write(b, left, mid)) }
+
+// after is what follows a write.
+func (p *pump) after(r result) {
 	for {
-		switch p.dst.write(b, left, mid) {
+		switch r {
 		case wrote:
 			return
+		case blocked:
+			if p.dst.timeout > 0 {
+				p.c.wakeAt(time.Now().Add(p.dst.timeout))
+			}
+			return
 		case wroteDue:
-			if b, mid = p.dst.due(); len(b) == 0 {
+			b, mid := p.dst.due()
+			if len(b) == 0 {
 				return
 			}
-			left = 0
+			r = p.dst.write(b, 0, mid)
 			continue
 		case stopped:
 			end, closeBy := p.c.ending()
@@ -242,6 +259,14 @@ func (p *pump) send(b []byte, left int64, mid bool) {
 		p.draining = true
 		return
 	}
+}
+
+// opposite is the pump that writes where this one reads.
+func (p *pump) opposite() *pump {
+	if p.from == Client {
+		return &p.c.down
+	}
+	return &p.c.up
 }
 
 func (p *pump) other() Party {
@@ -268,7 +293,13 @@ func (p *pump) peerClose(b []byte) {
 }
 
 // poke wakes the pump for what waits in its side's notes.
-func (p *pump) poke() { _ = p.src.stream.SetReadDeadline(past) }
+func (p *pump) poke() {
+	if l := p.c.loop; l != nil {
+		l.post(p.c)
+		return
+	}
+	_ = p.src.stream.SetReadDeadline(past)
+}
 
 // woken is called when the read deadline passed: somebody poked, or the time is
 // over. The deadline is set before anything is looked at, so that whoever pokes

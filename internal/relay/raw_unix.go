@@ -85,7 +85,11 @@ func (s *side) writeTail(end reason.End) {
 	if s.tail == nil {
 		s.tail = frame.AppendClose(nil, end.Code, end.Text, s.masked)
 	}
-	if s.raw != nil {
+	switch {
+	case s.stream == nil:
+		s.tailing = true
+		s.sendTail(uintptr(s.fd))
+	case s.raw != nil:
 		_ = s.raw.Control(func(fd uintptr) { s.sendTail(fd) })
 	}
 }

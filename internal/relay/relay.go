@@ -50,6 +50,9 @@ type Config struct {
 	Compression bool
 	// CheckUTF8: text payloads that are not compressed are validated.
 	CheckUTF8 bool
+	// Loops relay what they can: plain sockets without InBand. nil, and
+	// everything else: two goroutines a connection.
+	Loops *Loops
 	// Wheel keeps the idle time-out; nil: none.
 	Wheel *wheel.Wheel
 	// InBand, when set, is given the client's text messages that are JSON
@@ -100,6 +103,10 @@ type Conn struct {
 	up, down         pump // from the client, from the upstream
 
 	running atomic.Int32 // pumps
+	loop    *loop        // nil: a goroutine for each pump
+	posted  bool         // under the loop's lock
+	added   bool         // the loop's own, as over
+	over    bool
 	inBand  func(c *Conn, message []byte) (answer []byte)
 	onEnd   func(end reason.End, s Stats)
 	refresh int64 // state of refreshRate, the up pump's own
@@ -114,14 +121,21 @@ type Conn struct {
 	by      Party
 	closeBy time.Time // when both sockets are cut, whatever the peers do
 	stopped bool      // both sides were told that nothing more goes on
+	alarm   *time.Timer
+	alarmAt time.Time // when it rings, zero: it does not
 }
 
 // Start relays until one side, or End, ends the connection. It returns at once
 // and keeps nothing of the caller's goroutine.
 func Start(cfg Config) *Conn {
 	c := &Conn{inBand: cfg.InBand, onEnd: cfg.OnEnd, wheel: cfg.Wheel, idle: cfg.Limits.IdleTimeout}
-	c.client.init(cfg.Client, false, cfg.Limits.WriteTimeout)
-	c.upstream.init(cfg.Upstream, true, cfg.Limits.WriteTimeout)
+	c.client.conn, c.upstream.conn = c, c
+	if cfg.Loops == nil || cfg.InBand != nil || !cfg.Loops.adopt(c, cfg.Client, cfg.Upstream) {
+		c.client.attach(cfg.Client)
+		c.upstream.attach(cfg.Upstream)
+	}
+	c.upstream.masked = true
+	c.client.timeout, c.upstream.timeout = cfg.Limits.WriteTimeout, cfg.Limits.WriteTimeout
 	o := frame.Options{MaxMessage: cfg.Limits.MessageBytes, Compression: cfg.Compression, CheckUTF8: cfg.CheckUTF8}
 	if cfg.InBand != nil {
 		// What is compressed cannot be looked at.
@@ -134,14 +148,32 @@ func Start(cfg Config) *Conn {
 	o.FromClient = true
 	c.up.init(c, Client, o, cfg.FromClient)
 	c.up.messageRate, c.up.byteRate = cfg.Limits.MessageRate, cfg.Limits.ByteRate
+	c.startIdle()
 	if !cfg.Ended.IsZero() {
 		c.finish(cfg.Ended, Gateway)
 	}
-	c.startIdle()
+	if c.loop != nil {
+		if !c.loop.post(c) {
+			c.orphan()
+		}
+		return c
+	}
 	c.running.Store(2)
 	go c.up.run()
 	go c.down.run()
 	return c
+}
+
+// orphan ends a connection whose loop has ended before it came.
+func (c *Conn) orphan() {
+	c.finish(reason.Restarting, Gateway)
+	c.up.gone, c.down.gone = true, true
+	for _, s := range [...]*side{&c.client, &c.upstream} {
+		s.abandon()
+		s.stopReading()
+		s.closeIfDone()
+	}
+	c.left()
 }
 
 // End ends the connection: when it returns no more data goes on in either

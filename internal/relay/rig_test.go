@@ -1,6 +1,7 @@
 package relay_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -27,7 +28,36 @@ func TestMain(m *testing.M) {
 	// Tests that run beside each other here wait for clocks, not for processors.
 	flag.Parse()
 	_ = flag.Set("test.parallel", "12")
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(stopping{m})
+}
+
+// loops are for all tests, as they are for all connections.
+var (
+	loopsDone chan error
+	endLoops  context.CancelFunc
+	loops     = sync.OnceValue(func() *relay.Loops {
+		l, err := relay.NewLoops(2)
+		if err != nil {
+			return nil // not Linux: these rigs are as the others
+		}
+		var ctx context.Context
+		ctx, endLoops = context.WithCancel(context.Background())
+		loopsDone = make(chan error, 1)
+		go func() { loopsDone <- l.Run(ctx) }()
+		return l
+	})
+)
+
+// stopping are the tests and the end of their loops.
+type stopping struct{ m *testing.M }
+
+func (s stopping) Run() int {
+	code := s.m.Run()
+	if endLoops != nil {
+		endLoops()
+		<-loopsDone
+	}
+	return code
 }
 
 // ended is what OnEnd was told.
@@ -45,7 +75,7 @@ type rig struct {
 }
 
 // kinds are the streams a relay runs over: client side, upstream side.
-var kinds = []string{"tcp-tcp", "tls-tcp", "tls-tls", "pipe-pipe", "tcp-pipe", "pipe-tcp"}
+var kinds = []string{"tcp-tcp", "epoll-epoll", "tls-tcp", "tls-tls", "pipe-pipe", "tcp-pipe", "pipe-tcp"}
 
 func everyKind(t *testing.T, f func(t *testing.T, kind string)) {
 	for _, kind := range kinds {
@@ -76,6 +106,9 @@ func newRig(t testing.TB, kind string, configure func(*relay.Config)) *rig {
 	cfg.OnEnd = func(e reason.End, s relay.Stats) { r.ends <- ended{e, s} }
 	if configure != nil {
 		configure(&cfg)
+	}
+	if kind == "epoll-epoll" {
+		cfg.Loops = loops()
 	}
 	r.conn = relay.Start(cfg)
 	t.Cleanup(func() {
@@ -110,7 +143,7 @@ func pair(t testing.TB, kind string) (outer, inner net.Conn) {
 	case "pipe":
 		a, b := net.Pipe()
 		return newReader(a), b
-	case "tcp":
+	case "tcp", "epoll":
 		return tcpPair(t)
 	case "tls":
 		a, b := tcpPair(t)

@@ -21,7 +21,9 @@ const notesBytes = 4 << 10
 // A side is one of the two peers as something to write to. Data is written by
 // one pump only; End may write the close frame beside it.
 type side struct {
-	stream  Stream
+	conn    *Conn
+	stream  Stream             // nil in a loop, which has
+	fd      int                // instead
 	raw     syscall.RawConn    // of a plain socket, else nil
 	step    func(uintptr) bool // advance, bound once
 	masked  bool               // frames toward it carry a mask
@@ -36,8 +38,16 @@ type side struct {
 	off     int
 	start   int64
 	writing bool
-	armed   bool // a write deadline is set:
-	armedBy time.Time
+	// In a loop, where a write may last: how the output stands after it, and
+	// until when it must have moved on.
+	nextLeft int64
+	nextMid  bool
+	slowAt   int64 // as clock says, as tailBy and wordBy; 0: never
+	tailBy   int64 // the close frame must be gone
+	wordBy   int64 // nothing can be written: what the peer said last must be read
+	tailing  bool  // the close frame is being written
+	armed    bool  // a write deadline is set:
+	armedBy  time.Time
 	// Where the output stands when no write is under way: left payload bytes of
 	// a frame are missing, mid in a fragmented message.
 	left int64
@@ -57,8 +67,8 @@ type side struct {
 	closed  bool
 }
 
-func (s *side) init(stream Stream, masked bool, timeout time.Duration) {
-	s.stream, s.masked, s.timeout = stream, masked, timeout
+func (s *side) attach(stream Stream) {
+	s.stream = stream
 	if s.raw = rawConn(stream); s.raw != nil {
 		s.step = s.advance
 	}
@@ -73,11 +83,15 @@ const (
 	stopped         // the connection ends: the rest is not to be written
 	slow            // the peer did not take it in time
 	failed          // the peer is gone
+	blocked         // in a loop: the rest goes when the peer takes more
 )
 
 // write passes on b, which is legal and whole up to left missing payload bytes
 // of its last frame, and says where the output stands then.
 func (s *side) write(b []byte, left int64, mid bool) result {
+	if s.stream == nil {
+		return s.push(b, left, mid)
+	}
 	s.mu.Lock()
 	if s.done || s.closing && (s.left == 0 || s.cut) {
 		s.mu.Unlock()
@@ -182,6 +196,10 @@ func (s *side) stop(end reason.End, closeBy time.Time, cut bool) (owes bool) {
 	defer s.mu.Unlock()
 	s.closing, s.cut, s.closeBy = true, cut, closeBy
 	s.notes, s.pingDue = nil, false
+	if s.stream == nil {
+		s.stopLoop(end)
+		return false
+	}
 	if s.done {
 		if s.writing {
 			_ = s.stream.SetWriteDeadline(past)
@@ -211,6 +229,19 @@ func (s *side) stop(end reason.End, closeBy time.Time, cut bool) (owes bool) {
 	return false
 }
 
+// stopLoop is stop in a loop, where no write waits.
+func (s *side) stopLoop(end reason.End) {
+	switch {
+	case s.done:
+	case s.over() == 0:
+		s.drop()
+		s.left = 0
+		s.writeTail(end)
+	case s.cut:
+		s.cutOff()
+	}
+}
+
 // passClose makes b, a peer's own close frame, the one that is sent, unless
 // another is on its way.
 func (s *side) passClose(b []byte) {
@@ -237,6 +268,10 @@ func (s *side) expect(closeBy time.Time) {
 // the pump leaves, it sends the close frame between two frames, waiting until
 // closeBy, or cuts the side off inside one.
 func (s *side) settle(end reason.End, closeBy time.Time, last bool) {
+	if s.stream == nil {
+		s.settleLoop(end, closeBy, last)
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done || !s.closing && !last {
@@ -276,6 +311,10 @@ func (s *side) settle(end reason.End, closeBy time.Time, last bool) {
 // holds for it is thrown away, and both its pumps wake.
 func (s *side) cutOff() {
 	s.done, s.hard = true, true
+	if s.stream == nil {
+		s.cutSocket()
+		return
+	}
 	if t, ok := s.stream.(*net.TCPConn); ok {
 		_ = t.SetLinger(0)
 	}
@@ -293,7 +332,10 @@ func (s *side) sever() {
 func (s *side) abandon() {
 	s.mu.Lock()
 	s.done, s.hard = true, true
-	if s.writing {
+	switch {
+	case s.stream == nil:
+		s.drop()
+	case s.writing:
 		_ = s.stream.SetWriteDeadline(past)
 	}
 	s.mu.Unlock()
@@ -303,6 +345,12 @@ func (s *side) isCut() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.hard || s.broken
+}
+
+func (s *side) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 // stopReading notes that nothing more is read from the side.
@@ -322,6 +370,10 @@ func (s *side) closeIfDone() {
 	s.closed = true
 	hard := s.hard
 	s.mu.Unlock()
+	if s.stream == nil {
+		s.closeSocket(hard)
+		return
+	}
 	// Close waits until nobody uses the descriptor, so never under the lock.
 	if hard {
 		// TLS would say goodbye first, and wait for that.
@@ -350,7 +402,7 @@ func (s *side) note(message []byte) bool {
 func (s *side) due() (b []byte, mid bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing || s.done || s.left > 0 {
+	if s.closing || s.done || s.writing || s.left > 0 {
 		return nil, s.mid
 	}
 	if s.pingDue {

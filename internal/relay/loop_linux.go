@@ -1,0 +1,650 @@
+package relay
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/wsbouncer/wsbouncer/internal/frame"
+	"github.com/wsbouncer/wsbouncer/internal/reason"
+)
+
+const (
+	// loopBuffer is what a loop reads at once; there is one for all its
+	// connections.
+	loopBuffer = 64 << 10
+	// turn is how many buffers of one source are read before others have theirs.
+	turn = 4
+)
+
+// Loops relay connections of plain sockets without goroutines of their own: an
+// epoll instance and one goroutine each. Run must run while they are used.
+type Loops struct {
+	loops []*loop
+	next  atomic.Uint32
+}
+
+// NewLoops makes n loops. They hold a descriptor each until Run has ended.
+func NewLoops(n int) (*Loops, error) {
+	ls := &Loops{}
+	for range n {
+		l, err := newLoop()
+		if err != nil {
+			for _, l := range ls.loops {
+				_ = l.epoll.Close()
+			}
+			return nil, err
+		}
+		ls.loops = append(ls.loops, l)
+	}
+	return ls, nil
+}
+
+// Run serves until ctx ends. Connections that are left then are cut.
+func (ls *Loops) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, l := range ls.loops {
+		wg.Go(func() { l.run(ctx) })
+	}
+	wg.Wait()
+	return nil
+}
+
+// loop is one epoll instance. It is itself waited for through the runtime's
+// poller, so that no thread blocks in it.
+type loop struct {
+	epoll *os.File
+	raw   syscall.RawConn
+
+	// The goroutine's own.
+	pumps  []*pump // that read from a descriptor, by that
+	more   []*pump // have had their turn, and have more to read
+	had    []*pump // spare for more
+	buf    []byte
+	events [128]syscall.EpollEvent
+
+	woken atomic.Bool
+
+	mu       sync.Mutex
+	posted   []*Conn // to be looked at
+	stopping bool
+	stopped  bool
+}
+
+func newLoop() (*loop, error) {
+	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := syscall.SetNonblock(fd, true); err != nil { // so that the runtime polls it
+		_ = syscall.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	l := &loop{epoll: os.NewFile(uintptr(fd), "epoll"), buf: make([]byte, loopBuffer)}
+	if l.raw, err = l.epoll.SyscallConn(); err == nil {
+		err = l.epoll.SetReadDeadline(time.Time{}) // fails where it cannot be polled
+	}
+	if err != nil {
+		_ = l.epoll.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// adopt gives c to a loop if both its sides are plain sockets, whose
+// descriptors are then the loop's.
+func (ls *Loops) adopt(c *Conn, client, upstream Stream) bool {
+	a, b := rawConn(client), rawConn(upstream)
+	if a == nil || b == nil {
+		return false
+	}
+	fa, err := duplicate(a)
+	if err != nil {
+		return false
+	}
+	fb, err := duplicate(b)
+	if err != nil {
+		_ = syscall.Close(fa)
+		return false
+	}
+	// The runtime's poller forgets the sockets with the descriptors it knows.
+	_, _ = client.Close(), upstream.Close()
+	c.loop = ls.loops[ls.next.Add(1)%uint32(len(ls.loops))]
+	c.client.fd, c.upstream.fd = fa, fb
+	return true
+}
+
+func duplicate(c syscall.RawConn) (fd int, err error) {
+	if e := c.Control(func(old uintptr) {
+		n, _, errno := syscall.Syscall(syscall.SYS_FCNTL, old, syscall.F_DUPFD_CLOEXEC, 0)
+		if fd = int(n); errno != 0 {
+			err = errno
+		}
+	}); e != nil {
+		err = e
+	}
+	return fd, err
+}
+
+// post makes the loop look at c. It may be called under any lock of c. After
+// the loop's end it does nothing, and says so.
+func (l *loop) post(c *Conn) bool {
+	l.mu.Lock()
+	if l.stopped {
+		l.mu.Unlock()
+		return false
+	}
+	if !c.posted {
+		c.posted = true
+		l.posted = append(l.posted, c)
+	}
+	l.mu.Unlock()
+	l.wake()
+	return true
+}
+
+func (l *loop) wake() {
+	if !l.woken.Swap(true) {
+		_ = l.epoll.SetReadDeadline(past)
+	}
+}
+
+func (l *loop) run(ctx context.Context) {
+	cancel := context.AfterFunc(ctx, func() {
+		l.mu.Lock()
+		l.stopping = true
+		l.mu.Unlock()
+		l.wake()
+	})
+	defer cancel()
+	var posted []*Conn
+	for {
+		_ = l.raw.Read(l.serve) // until somebody wakes it
+		_ = l.epoll.SetReadDeadline(time.Time{})
+		l.woken.Store(false) // who posts from now on wakes it again
+		l.mu.Lock()
+		posted, l.posted = l.posted, posted[:0]
+		for _, c := range posted {
+			c.posted = false
+		}
+		l.stopped = l.stopping
+		stopped := l.stopped
+		l.mu.Unlock()
+		for i, c := range posted {
+			l.check(c)
+			posted[i] = nil
+			if stopped {
+				l.kill(c)
+			}
+		}
+		if stopped {
+			break
+		}
+	}
+	for _, p := range l.pumps {
+		if p != nil {
+			l.kill(p.c)
+		}
+	}
+	_ = l.epoll.Close()
+}
+
+// serve handles what is ready; false: nothing more is, wait.
+func (l *loop) serve(epoll uintptr) bool {
+	for rounds := 1; ; rounds++ {
+		n, err := syscall.EpollWait(int(epoll), l.events[:], 0)
+		if err == syscall.EINTR {
+			continue
+		}
+		for i := range max(n, 0) {
+			l.event(&l.events[i])
+		}
+		l.goOn()
+		switch {
+		case l.woken.Load():
+			return true
+		case n < len(l.events) && len(l.more) == 0:
+			return false
+		case rounds%16 == 0:
+			runtime.Gosched() // the poller's other customers have their turn, too
+		}
+	}
+}
+
+func (l *loop) event(e *syscall.EpollEvent) {
+	fd := int(e.Fd)
+	if fd >= len(l.pumps) || l.pumps[fd] == nil {
+		return // closed meanwhile
+	}
+	p := l.pumps[fd]
+	const over = syscall.EPOLLRDHUP | syscall.EPOLLHUP | syscall.EPOLLERR
+	if e.Events&over != 0 {
+		p.over = true
+	}
+	if e.Events&(syscall.EPOLLOUT|over) != 0 {
+		l.writable(p)
+	}
+	if e.Events&(syscall.EPOLLIN|over) != 0 {
+		l.readable(p)
+	}
+}
+
+// goOn gives those another turn that have more to read.
+func (l *loop) goOn() {
+	l.more, l.had = l.had[:0], l.more
+	for i, p := range l.had {
+		l.had[i] = nil
+		p.queued = false
+		l.readable(p)
+	}
+}
+
+// readable reads the source for a turn, or until nothing is there, or until the
+// other side takes no more: then writable goes on.
+func (l *loop) readable(p *pump) {
+	if p.gone {
+		return
+	}
+	p.pending = true
+	for range turn {
+		if !p.draining && p.dst.blocked() {
+			return
+		}
+		l.read(p)
+		if p.gone || !p.pending {
+			return
+		}
+	}
+	if !p.queued {
+		p.queued = true
+		l.more = append(l.more, p)
+	}
+}
+
+func (l *loop) read(p *pump) {
+	k := copy(l.buf, p.held)
+	n, err := syscall.Read(p.src.fd, l.buf[k:])
+	switch {
+	case n > 0:
+		p.held = nil
+		if n < len(l.buf)-k {
+			p.pending = p.over // else it was emptied, and the next byte is an event
+		}
+		if !p.take(l.buf[:k+n], n) {
+			l.leave(p)
+		}
+	case err == syscall.EINTR:
+	case err == syscall.EAGAIN:
+		p.pending = false
+	default:
+		p.src.abandon()
+		l.leave(p)
+	}
+}
+
+// writable goes on with what a side did not take at once, and then with
+// reading what is to follow it.
+func (l *loop) writable(p *pump) {
+	s, w := p.src, p.opposite()
+	if r, moved := s.flush(); moved {
+		w.after(r)
+	}
+	if w.gone {
+		end, closeBy := w.c.ending()
+		s.settle(end, closeBy, true)
+	}
+	w.c.tidy()
+	if w.pending {
+		l.readable(w)
+	}
+}
+
+// leave is pump.leave, and both descriptors' end when nothing is left to do.
+func (l *loop) leave(p *pump) {
+	if p.gone {
+		return
+	}
+	p.gone, p.pending = true, false
+	p.leave()
+}
+
+// check looks at everything that has a time, or that somebody asked for.
+func (l *loop) check(c *Conn) {
+	if c.over {
+		return
+	}
+	if !c.added {
+		l.add(c)
+	}
+	now := time.Now()
+	at := clock(now)
+	end, closeBy := c.ending()
+	over := !end.IsZero() && !now.Before(closeBy)
+	for _, p := range [...]*pump{&c.up, &c.down} {
+		if p.gone {
+			continue
+		}
+		if over || p.src.lost(at) {
+			p.src.abandon()
+			l.leave(p)
+			continue
+		}
+		if p.dst.late(at) {
+			p.after(slow)
+		}
+		end, closeBy = c.ending()
+		p.dst.settle(end, closeBy, false)
+		if b, mid := p.dst.due(); len(b) > 0 {
+			p.send(b, 0, mid)
+		}
+		if p.pending {
+			l.readable(p)
+		}
+	}
+	next := int64(0)
+	for _, s := range [...]*side{&c.client, &c.upstream} {
+		if t := s.deadline(at, over); t != 0 && (next == 0 || t < next) {
+			next = t
+		}
+	}
+	if end, closeBy := c.ending(); !end.IsZero() && now.Before(closeBy) {
+		if t := clock(closeBy); next == 0 || t < next {
+			next = t
+		}
+	}
+	c.tidy()
+	if next != 0 && !c.over {
+		c.wakeAt(epoch.Add(time.Duration(next)))
+	}
+}
+
+// add registers both descriptors, for the edges of everything.
+func (l *loop) add(c *Conn) {
+	c.added = true
+	for _, p := range [...]*pump{&c.up, &c.down} {
+		fd := p.src.fd
+		for fd >= len(l.pumps) {
+			l.pumps = append(l.pumps, make([]*pump, max(64, len(l.pumps)))...)
+		}
+		l.pumps[fd] = p
+	}
+	for _, p := range [...]*pump{&c.up, &c.down} {
+		if b := p.first; len(b) > 0 {
+			p.first = nil
+			if !p.take(b, len(b)) {
+				l.leave(p)
+			}
+		}
+	}
+	for _, p := range [...]*pump{&c.up, &c.down} {
+		if p.src.isClosed() {
+			continue
+		}
+		e := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | edgeTriggered, Fd: int32(p.src.fd)}
+		if err := l.control(p.src.fd, &e); err != nil {
+			p.src.sever()
+		}
+	}
+}
+
+// edgeTriggered is EPOLLET, which is a negative constant in package syscall.
+const edgeTriggered = 1 << 31
+
+func (l *loop) control(fd int, e *syscall.EpollEvent) error {
+	var err error
+	if e := l.raw.Control(func(epoll uintptr) { err = syscall.EpollCtl(int(epoll), syscall.EPOLL_CTL_ADD, fd, e) }); e != nil {
+		return e
+	}
+	return err
+}
+
+// kill cuts a connection at the loop's end.
+func (l *loop) kill(c *Conn) {
+	if c.over {
+		return
+	}
+	c.finish(reason.Restarting, Gateway)
+	for _, p := range [...]*pump{&c.up, &c.down} {
+		p.src.abandon()
+	}
+	for _, p := range [...]*pump{&c.up, &c.down} {
+		l.leave(p)
+	}
+	c.tidy()
+}
+
+// tidy closes what is done, and ends the connection when both sides are closed.
+func (c *Conn) tidy() {
+	c.client.closeIfDone()
+	c.upstream.closeIfDone()
+	c.left()
+}
+
+// leftLoop is left in a loop.
+func (c *Conn) leftLoop() {
+	if c.over || !c.up.gone || !c.down.gone || !c.client.isClosed() || !c.upstream.isClosed() {
+		return
+	}
+	c.over = true
+	c.stopIdle()
+	c.mu.Lock()
+	if c.alarm != nil {
+		c.alarm.Stop()
+	}
+	c.mu.Unlock()
+	if c.onEnd != nil {
+		end, _ := c.ending()
+		c.onEnd(end, c.Stats())
+	}
+}
+
+// wakeAt makes the loop look at c at t, or earlier.
+func (c *Conn) wakeAt(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wakeAtLocked(t)
+}
+
+func (c *Conn) wakeAtLocked(t time.Time) {
+	if !c.alarmAt.IsZero() && !t.Before(c.alarmAt) {
+		return
+	}
+	c.alarmAt = t
+	if c.alarm == nil {
+		c.alarm = time.AfterFunc(time.Until(t), c.ring)
+		return
+	}
+	c.alarm.Reset(time.Until(t))
+}
+
+func (c *Conn) ring() {
+	c.mu.Lock()
+	c.alarmAt = time.Time{}
+	c.mu.Unlock()
+	c.loop.post(c)
+}
+
+// push is write in a loop: what the peer does not take at once is kept, and
+// nothing more is read for it until it has.
+func (s *side) push(b []byte, left int64, mid bool) result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done || s.closing && (s.left == 0 || s.cut) {
+		return stopped
+	}
+	s.buf, s.off, s.start, s.writing = b, 0, s.left, true
+	s.nextLeft, s.nextMid = left, mid
+	r := s.proceed()
+	if r == blocked {
+		s.start = s.over()
+		s.buf, s.off = append([]byte(nil), s.buf[s.off:]...), 0
+		if s.timeout > 0 {
+			s.slowAt = clock(time.Now().Add(s.timeout))
+		}
+	}
+	return r
+}
+
+// flush goes on where push was blocked; moved: something came of it.
+func (s *side) flush() (r result, moved bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.done:
+	case s.writing:
+		r = s.proceed()
+		return r, true
+	case s.tailing:
+		s.sendTail(uintptr(s.fd))
+	}
+	return wrote, false
+}
+
+// proceed writes what may and can be written of the write under way.
+func (s *side) proceed() result {
+	for !s.done {
+		to := s.allowed()
+		if s.off >= to {
+			break
+		}
+		n, err := syscall.Write(s.fd, s.buf[s.off:to])
+		switch {
+		case n > 0:
+			s.off += n
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			return blocked
+		default:
+			s.broken, s.done = true, true
+		}
+	}
+	if s.off == len(s.buf) {
+		s.left, s.mid = s.nextLeft, s.nextMid
+	} else {
+		s.left = frame.NextBoundary(s.buf, s.start, s.off) - int64(s.off)
+	}
+	s.drop()
+	switch {
+	case s.done && !s.broken, s.closing && (s.left == 0 || s.cut || s.broken):
+		return stopped
+	case s.broken:
+		return failed
+	case s.left == 0 && (s.pingDue || s.notes != nil && !s.mid):
+		return wroteDue
+	}
+	return wrote
+}
+
+// drop forgets the write under way.
+func (s *side) drop() {
+	s.buf, s.off, s.writing, s.slowAt = nil, 0, false, 0
+}
+
+// blocked reports whether the side has not taken everything yet.
+func (s *side) blocked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writing
+}
+
+// late reports whether the side has not taken what it was written in time.
+func (s *side) late(at int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writing && s.slowAt != 0 && at >= s.slowAt && !s.closing
+}
+
+// lost reports whether nothing is to be read from the side any more.
+func (s *side) lost(at int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hard || s.broken && s.wordBy != 0 && at >= s.wordBy
+}
+
+// deadline is when to look at the side again, 0 for never. A side whose time is
+// over is given up.
+func (s *side) deadline(at int64, over bool) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done {
+		return 0
+	}
+	if over && at >= s.tailBy {
+		s.done, s.hard = true, true
+		s.drop()
+		return 0
+	}
+	next := int64(0)
+	for _, t := range [...]int64{s.slowAt, s.wordBy, s.tailBy} {
+		if t > at && (next == 0 || t < next) {
+			next = t
+		}
+	}
+	return next
+}
+
+// settleLoop is settle in a loop: it does not wait.
+func (s *side) settleLoop(end reason.End, closeBy time.Time, last bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done || !s.closing && !last {
+		return
+	}
+	if s.writing {
+		// What is kept goes first, unless a frame in it will never be whole.
+		if s.cut || last && s.over() > int64(len(s.buf)-s.off) {
+			s.cutOff()
+		}
+		return
+	}
+	if s.left > 0 {
+		if last || s.cut {
+			s.cutOff()
+		}
+		return
+	}
+	if s.tail == nil {
+		s.tail = frame.AppendClose(nil, end.Code, end.Text, s.masked)
+	}
+	if s.tailBy == 0 {
+		s.tailBy = max(clock(closeBy), clock(time.Now().Add(lastWord)))
+	}
+	s.tailing = true
+	s.sendTail(uintptr(s.fd))
+	if s.broken {
+		s.hard = true
+	}
+	if !s.done {
+		s.conn.loop.post(s.conn) // for its time
+	}
+}
+
+// cutSocket makes the close of a socket throw away what the kernel holds for it.
+func (s *side) cutSocket() {
+	if s.closed {
+		return
+	}
+	_ = syscall.SetsockoptLinger(s.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
+	s.drop()
+	s.conn.loop.post(s.conn)
+}
+
+// closeSocket closes the descriptor, in the loop.
+func (s *side) closeSocket(hard bool) {
+	l := s.conn.loop
+	if s.conn.added {
+		l.pumps[s.fd] = nil
+	}
+	if !hard { // as drain does
+		for range drainReads {
+			if n, err := syscall.Read(s.fd, l.buf); n <= 0 && err != syscall.EINTR {
+				break
+			}
+		}
+	}
+	_ = syscall.Close(s.fd)
+}
