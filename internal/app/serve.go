@@ -53,7 +53,7 @@ func (a *App) run(ctx context.Context) error {
 		return err
 	}
 	if a.cert != nil {
-		public = tls.NewListener(public, tlsConfig(a.cert))
+		public = tls.NewListener(public, tlsConfig(c.TLS, a.cert))
 	}
 	publicServer := a.server(a.public)
 	publicServer.MaxHeaderBytes = int(c.Limits.HeaderBytes)
@@ -79,6 +79,9 @@ func (a *App) run(ctx context.Context) error {
 	own("gateway", a.gateway.Run)
 	own("pruning", a.prune)
 	own("memory", a.newMemory().run)
+	if a.cert != nil {
+		own("certificate", func(ctx context.Context) error { return a.cert.watch(ctx, a.log) })
+	}
 	if a.ring != nil {
 		own("signing keys", a.ring.Run)
 	}

@@ -43,10 +43,11 @@ type Config struct {
 
 // TLS is the certificate of the public listener.
 type TLS struct {
-	Cert     string `yaml:"cert" path:"file"`
-	Key      string `yaml:"key" path:"file"`
-	ACME     any    `yaml:"acme,omitempty" later:"certificates by ACME"`
-	ClientCA string `yaml:"client_ca,omitempty" later:"client certificates"`
+	Cert       string `yaml:"cert" path:"file"`
+	Key        string `yaml:"key" path:"file"`
+	MinVersion string `yaml:"min_version" oneof:"1.2 1.3"`
+	ACME       any    `yaml:"acme,omitempty" later:"certificates by ACME"`
+	ClientCA   string `yaml:"client_ca,omitempty" later:"client certificates"`
 }
 
 // Admin is the admin interface. The socket in the data folder is always there.

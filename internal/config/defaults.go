@@ -60,6 +60,8 @@ func (i *Issuer) setDefaults() {
 	}
 }
 
+func (t *TLS) setDefaults() { *t = TLS{MinVersion: "1.2"} }
+
 func (t *Trust) setDefaults() {
 	*t = Trust{
 		Type:        "at+jwt",
