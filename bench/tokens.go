@@ -1,0 +1,107 @@
+//go:build linux
+
+package main
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// algorithms are those of the issuers everybody trusts, an issuer each.
+var algorithms = []string{"HS256", "RS256", "ES256", "EdDSA"}
+
+// issuers are the four key pairs. Their public halves are files in a folder
+// that all the measured servers read.
+type issuers struct {
+	dir     string
+	signers map[string]jose.Signer
+	secret  string
+	issued  int
+}
+
+func (s *issuers) file(alg string) string { return filepath.Join(s.dir, alg+".pem") }
+
+func issuerName(alg string) string { return "https://" + strings.ToLower(alg) + ".bench.example" }
+
+func newIssuers(dir string) (*issuers, error) {
+	s := &issuers{dir: dir, signers: map[string]jose.Signer{}}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, err
+	}
+	ecKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	_, edKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	raw := make([]byte, 32)
+	_, _ = rand.Read(raw)
+	s.secret = hex.EncodeToString(raw)
+	for alg, key := range map[string]any{"HS256": []byte(s.secret), "RS256": rsaKey, "ES256": ecKey, "EdDSA": edKey} {
+		s.signers[alg], err = jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(alg), Key: key}, (&jose.SignerOptions{}).WithType("at+jwt"))
+		if err != nil {
+			return nil, err
+		}
+		text := []byte(s.secret)
+		if pair, ok := key.(crypto.Signer); ok {
+			der, err := x509.MarshalPKIXPublicKey(pair.Public())
+			if err != nil {
+				return nil, err
+			}
+			text = pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+		}
+		if err := os.WriteFile(s.file(alg), text, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// token is an access token that nobody has seen.
+func (s *issuers) token(alg, subject string, exp time.Time) (string, error) {
+	s.issued++
+	return jwt.Signed(s.signers[alg]).Claims(map[string]any{
+		"iss": issuerName(alg), "aud": "bench", "sub": subject, "sid": "session-" + subject, "jti": strconv.Itoa(s.issued),
+		"iat": time.Now().Unix(), "exp": exp.Unix(), "client_id": "bench", "scope": "echo",
+	}).Serialize()
+}
+
+func (s *issuers) tokens(alg string, n int) ([]string, error) {
+	tokens := make([]string, n)
+	for i := range tokens {
+		var err error
+		if tokens[i], err = s.token(alg, fmt.Sprintf("user%d", i), time.Now().Add(time.Hour)); err != nil {
+			return nil, err
+		}
+	}
+	return tokens, nil
+}
+
+// spoilt is the token with another signature.
+func spoilt(token string) string {
+	i := strings.LastIndexByte(token, '.') + 10
+	c := byte('A')
+	if token[i] == c {
+		c = 'B'
+	}
+	return token[:i] + string(c) + token[i+1:]
+}
