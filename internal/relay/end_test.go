@@ -133,24 +133,51 @@ func flood(c net.Conn, b []byte) {
 
 // A writer that waits for a peer that does not read must neither delay the end
 // nor send on.
+// stick makes the pump toward the client wait: the upstream floods, and nobody
+// reads until no byte moves any more.
+func stick(r *rig, wg *sync.WaitGroup) {
+	wg.Go(func() { flood(r.upstream, down(frame.Binary, strings.Repeat("x", 1<<20))) })
+	if rd, ok := r.client.(*reader); ok {
+		rd.pause()
+	}
+	for before := int64(-1); ; {
+		now := r.conn.Stats().UpstreamBytes
+		if now == before && now > 0 {
+			return
+		}
+		before = now
+		time.Sleep(100 * time.Millisecond) // the absence of progress has no event
+	}
+}
+
+// A peer that does not read may say goodbye all the same.
+func TestSES10PeerThatDoesNotReadCloses(t *testing.T) {
+	everyKindAtOnce(t, func(t *testing.T, kind string) {
+		r := newRig(t, kind, nil)
+		var wg sync.WaitGroup
+		stick(r, &wg)
+		began := time.Now()
+		send(t, r.client, up(frame.Close, closePayload(1000, "enough")))
+		h, payload := readFrame(t, r.upstream)
+		if code, text, err := frame.ParseClose([]byte(payload)); h.Op != frame.Close || code != 1000 || text != "enough" || err != nil {
+			t.Errorf("the upstream got %v %q", h.Op, payload)
+		}
+		if got := r.wait(); got.end != (reason.End{Code: 1000, Text: "enough"}) || got.stats.By != relay.Client {
+			t.Errorf("ended %+v by %v", got.end, got.stats.By)
+		}
+		if d := time.Since(began); d > 3*time.Second {
+			t.Errorf("ended after %v", d)
+		}
+		wg.Wait()
+	})
+}
+
 func TestSES10EndInterruptsABlockedWriter(t *testing.T) {
 	everyKind(t, func(t *testing.T, kind string) {
 		for _, e := range []reason.End{reason.SessionRevoked, reason.TokenExpired} {
 			r := newRig(t, kind, nil)
 			var wg sync.WaitGroup
-			wg.Go(func() { flood(r.upstream, down(frame.Binary, strings.Repeat("x", 1<<20))) })
-			if rd, ok := r.client.(*reader); ok {
-				rd.pause()
-			}
-			// Nobody reads until the pump is stuck: no byte moves any more.
-			for before := int64(-1); ; {
-				now := r.conn.Stats().UpstreamBytes
-				if now == before && now > 0 {
-					break
-				}
-				before = now
-				time.Sleep(100 * time.Millisecond) // the absence of progress has no event
-			}
+			stick(r, &wg)
 			began := time.Now()
 			r.conn.End(e)
 			if d := time.Since(began); d > 100*time.Millisecond {

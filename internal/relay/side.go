@@ -259,7 +259,7 @@ func (s *side) expect(closeBy time.Time) {
 	if s.closeBy.IsZero() {
 		s.closeBy = closeBy
 	}
-	if s.writing && !s.closing {
+	if s.writing && !s.closing && s.stream != nil { // a loop looks at the time itself
 		_ = s.stream.SetWriteDeadline(closeBy)
 	}
 }
