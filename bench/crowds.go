@@ -15,37 +15,28 @@ import (
 // stormRow: every client loses its connection, and all come back at once with
 // the tokens they had.
 func (b *bench) stormRow(ctx context.Context) error {
-	for _, start := range []func(context.Context) (*target, error){
-		func(ctx context.Context) (*target, error) { return b.startGateway(ctx, variant{}) }, b.startHAProxy,
-	} {
-		if len(b.report.figure(b.stormName(), "s").Measured) > 0 && b.peers["haproxy"] == "" {
-			break
-		}
-		if err := b.storm(ctx, start); err != nil {
-			return err
+	for _, server := range b.servers() {
+		if err := b.storm(ctx, server); err != nil {
+			return fmt.Errorf("%s: %w", server.name, err)
 		}
 	}
 	return nil
 }
 
-func (b *bench) stormName() string {
-	return fmt.Sprintf("%d clients come back at once: all are", b.idle)
-}
-
-func (b *bench) storm(ctx context.Context, start func(context.Context) (*target, error)) (err error) {
-	t, err := start(ctx)
+func (b *bench) storm(ctx context.Context, server server) (err error) {
+	t, err := server.start(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.end()) }()
-	addr, _ := t.at("ES256")
+	defer func() { err = errors.Join(err, t.end(), b.up.idle(ctx, b.l, 20*time.Second)) }()
+	addr := t.checked["ES256"]
 	heads := make([][]byte, b.idle)
 	for i := range heads {
-		token, err := b.keys.token("ES256", everybody(i), time.Now().Add(time.Hour))
+		token, err := b.token("ES256", everybody(i), time.Now().Add(time.Hour))
 		if err != nil {
 			return err
 		}
-		heads[i] = request(addr, t.path, token)
+		heads[i] = request(addr, echoPath, token)
 	}
 	clients, err := crowd(ctx, b.l, addr, b.idle, inFlight, func(i int) (*client, []byte, error) {
 		return &client{data: controls}, heads[i], nil
@@ -60,7 +51,8 @@ func (b *bench) storm(ctx context.Context, start func(context.Context) (*target,
 	if err := b.up.idle(ctx, b.l, 20*time.Second); err != nil {
 		return err
 	}
-	b.report.figure(fmt.Sprintf("%d clients lost: all are let go", b.idle), "s").add(t.name, time.Since(begun).Seconds())
+	n := thousands(b.idle)
+	b.report.figure(n+" clients cut off at once: the upstream knows", "s").add(t.name, time.Since(begun).Seconds())
 	cpu := t.cpu()
 	begun = time.Now()
 	back, failures := 0, 0
@@ -78,24 +70,24 @@ func (b *bench) storm(ctx context.Context, start func(context.Context) (*target,
 	if err := b.l.run(ctx, time.Now().Add(time.Minute), func() bool { return back+failures >= b.idle }); err != nil {
 		return fmt.Errorf("%d are back: %w", back, err)
 	}
-	b.report.figure(b.stormName(), "s").add(t.name, time.Since(begun).Seconds())
-	b.report.figure("  it cost", "CPU s").add(t.name, (t.cpu() - cpu).Seconds())
-	b.report.figure("  were not let in", "clients").add(t.name, float64(failures))
+	b.report.figure(n+" clients come back at once: all are", "s").add(t.name, time.Since(begun).Seconds())
+	b.report.figure(n+" clients come back at once: cost", "CPU s").add(t.name, (t.cpu() - cpu).Seconds())
+	b.report.figure(n+" clients come back at once: lost", "clients").add(t.name, float64(failures))
 	for _, c := range clients {
 		c.closed = nil
 		c.cut()
 	}
-	return b.up.idle(ctx, b.l, 20*time.Second)
+	return nil
 }
 
 // revokeRow: one subject's connections are revoked among others', and each
 // close frame's arrival is timed against the answer of the revoking call.
 func (b *bench) revokeRow(ctx context.Context) (err error) {
-	t, err := b.startGateway(ctx, variant{})
+	t, err := b.gateway(variant{}).start(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.end()) }()
+	defer func() { err = errors.Join(err, t.end(), b.up.idle(ctx, b.l, 20*time.Second)) }()
 	n := b.idle / 9
 	clients, err := b.silent(ctx, t, b.idle, time.Now().Add(time.Hour), func(i int) string {
 		if i < n {
@@ -149,38 +141,57 @@ func (b *bench) revokeRow(ctx context.Context) (err error) {
 		c.cut()
 	}
 	slices.Sort(late)
-	of := fmt.Sprintf("%d of %d connections revoked: ", n, b.idle)
-	b.report.figure(of+"the call takes", "ms").add("gateway", milliseconds(a.answered.Sub(a.asked)))
-	f := b.report.figure(of+"close frames after its answer, p99", "ms")
-	f.AtMost = 10
-	f.add("gateway", quantile(late, .99))
-	b.report.figure("  the last", "ms").add("gateway", quantile(late, 1))
-	return b.up.idle(ctx, b.l, 20*time.Second)
+	of := fmt.Sprintf("%s of %s connections revoked: ", thousands(n), thousands(b.idle))
+	b.report.figure(of+"the call takes", "ms").add(t.name, milliseconds(a.answered.Sub(a.asked)))
+	b.report.late(of+"close frames after its answer", t.name, late, .99, 10)
+	return nil
 }
 
 // expiryRow: all tokens end in the same second, while other connections send.
+// These have a loop and an upstream of their own, so that they wait for the
+// gateway and not for the load of the others.
 func (b *bench) expiryRow(ctx context.Context) (err error) {
-	t, err := b.startGateway(ctx, variant{})
+	t, err := b.gateway(variant{}).start(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.end(), b.up.idle(ctx, b.l, 20*time.Second)) }()
-	n := b.idle
-	exp := time.Now().Add(time.Duration(n/450+8) * time.Second).Truncate(time.Second)
-	sending, err := b.talkers(ctx, t, 100, true)
+	defer func() {
+		err = errors.Join(err, t.end(), b.up.idle(ctx, b.l, 20*time.Second), b.beside.idle(ctx, b.l, 20*time.Second))
+	}()
+	side, err := newLoop()
+	if err != nil {
+		return err
+	}
+	defer side.close()
+	token, err := b.token("HS256", "sender", time.Now().Add(time.Hour))
+	if err != nil {
+		return err
+	}
+	senders := func(addr, path string, n int) ([]*client, error) {
+		return crowd(ctx, side, addr, n, inFlight, func(int) (*client, []byte, error) {
+			return &client{stamp: true}, request(addr, path, token), nil
+		})
+	}
+	sending, err := senders(t.addr, besidePath, 100)
 	if err != nil {
 		return err
 	}
 	// The load's own delay: the same round trips without a gateway.
-	direct, err := b.talkers(ctx, &target{addr: b.up.addr}, 20, true)
+	direct, err := senders(b.beside.addr, besidePath, 20)
 	if err != nil {
 		return err
 	}
+	n := b.idle
+	lead := time.Duration(n/450+8) * time.Second // for opening them
+	if b.quick {
+		lead = time.Duration(n/1000+5) * time.Second
+	}
+	exp := time.Now().Add(lead).Truncate(time.Second)
 	clients, err := b.silent(ctx, t, n, exp, everybody)
 	if err != nil {
 		return err
 	}
-	from := exp.Add(-4 * time.Second)
+	from := exp.Add(-3 * time.Second)
 	if time.Now().After(from) {
 		return errors.New("this machine opens the connections too slowly: take fewer (-idle)")
 	}
@@ -189,16 +200,20 @@ func (b *bench) expiryRow(ctx context.Context) (err error) {
 	for _, c := range clients {
 		c.closed = func(*client, error) { ended++; last = time.Now() }
 	}
-	gw, own := newPacer(sending, 50*time.Millisecond), newPacer(direct, 50*time.Millisecond)
-	b.l.tick = func() { gw.tick(); own.tick() }
-	defer func() { b.l.tick = nil }()
-	if err := b.l.run(ctx, exp.Add(10*time.Second), func() bool { return ended == n }); err != nil {
-		return fmt.Errorf("%d of %d ended: %w", ended, n, err)
+	through, own := newPacer(sending, 50*time.Millisecond), newPacer(direct, 50*time.Millisecond)
+	side.tick = func() { through.tick(); own.tick() }
+	sideCtx, stop := context.WithCancel(ctx)
+	sent := make(chan error, 1)
+	go func() {
+		sent <- side.run(sideCtx, time.Now().Add(time.Minute), func() bool { return sideCtx.Err() != nil })
+	}()
+	err = b.l.run(ctx, exp.Add(10*time.Second), func() bool { return ended == n })
+	if err != nil {
+		err = fmt.Errorf("%d of %d ended: %w", ended, n, err)
 	}
-	if err := b.l.run(ctx, time.Now().Add(300*time.Millisecond), nil); err != nil { // the last echoes
-		return err
-	}
-	if err := errors.Join(gw.lost, own.lost); err != nil {
+	time.Sleep(300 * time.Millisecond) // the last echoes
+	stop()
+	if err := errors.Join(err, <-sent, through.lost, own.lost); err != nil {
 		return err
 	}
 	var late []time.Duration
@@ -209,22 +224,27 @@ func (b *bench) expiryRow(ctx context.Context) (err error) {
 		late = append(late, c.told.Sub(exp))
 	}
 	slices.Sort(late)
-	of := fmt.Sprintf("%d tokens end at once: close frames, ", n)
-	b.report.figure(of+"first", "ms").add("gateway", quantile(late, 0))
-	b.report.figure(of+"median", "ms").add("gateway", quantile(late, .5))
-	f := b.report.figure(of+"last", "ms")
-	f.AtMost = 250
-	f.add("gateway", quantile(late, 1))
 	if late[0] < 0 {
 		return fmt.Errorf("a connection was ended %s before its time", -late[0])
 	}
-	b.report.figure("  last connection closed", "ms").add("gateway", milliseconds(last.Sub(exp)))
-	before, during := gw.between(from.Add(500*time.Millisecond), exp.Add(-100*time.Millisecond)), gw.between(exp, last)
-	b.report.figure("  100 others' round trip before, p99", "ms").add("gateway", quantile(before, .99))
-	f = b.report.figure("  100 others' round trip meanwhile, p99", "ms")
-	f.AtMost = 2 * quantile(before, .99)
-	f.add("gateway", quantile(during, .99))
-	b.report.figure("  without a gateway (the load's own) meanwhile, p99", "ms").add("direct", quantile(own.between(exp, last), .99))
+	of := thousands(n) + " tokens expire at once: "
+	b.report.late(of+"close frames after the deadline", t.name, late, 1, 250)
+	b.report.figure(of+"the last connection has closed", "ms").add(t.name, milliseconds(last.Sub(exp)))
+	const others = "others' round trip, p99, "
+	for _, p := range []struct {
+		name string
+		*pacer
+	}{{t.name, through}, {"direct", own}} {
+		before, meanwhile := p.between(from.Add(500*time.Millisecond), exp.Add(-100*time.Millisecond)), p.between(exp, last)
+		if len(before) == 0 || len(meanwhile) == 0 {
+			return errors.New("nobody's round trip was measured meanwhile")
+		}
+		b.report.figure(of+others+"before", "ms").add(p.name, quantile(before, .99))
+		f := b.report.figure(of+others+"meanwhile", "ms")
+		if f.add(p.name, quantile(meanwhile, .99)); p.name == t.name {
+			f.AtMost = 2 * quantile(before, .99)
+		}
+	}
 	for _, c := range slices.Concat(sending, direct) {
 		c.closed = nil
 		c.cut()

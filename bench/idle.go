@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,21 +13,18 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // silent opens n connections that only answer what they are sent, each with a
 // token of its own.
 func (b *bench) silent(ctx context.Context, t *target, n int, exp time.Time, subject func(i int) string) ([]*client, error) {
-	addr, path := t.addr, "/echo"
-	if a, ok := t.at("ES256"); ok {
-		addr = a
-	}
+	addr := t.checked["ES256"]
 	return crowd(ctx, b.l, addr, n, inFlight, func(i int) (*client, []byte, error) {
-		token, err := b.keys.token("ES256", subject(i), exp)
-		return &client{stamp: true, data: controls}, request(addr, path, token), err
+		token, err := b.token("ES256", subject(i), exp)
+		return &client{stamp: true, data: controls}, request(addr, echoPath, token), err
 	})
 }
 
@@ -41,102 +39,94 @@ func (b *bench) warm(ctx context.Context, t *target) error {
 	return dismiss(ctx, b.l, b.up, clients)
 }
 
-// idleRow: memory and CPU of connections on which nothing happens.
+// idleRow: memory and CPU of connections on which nothing happens. The
+// gateway's CPU is that of the relay it takes by itself.
 func (b *bench) idleRow(ctx context.Context) error {
-	type way struct {
-		name   string
-		v      variant
-		figure string
-		atMost float64
-		server string
-		start  func(context.Context) (*target, error)
-	}
-	each := fmt.Sprintf("of %d idle connections", b.idle)
-	var ways []way
-	for _, relay := range []struct {
-		name   string
-		atMost float64
-	}{{"epoll", 2}, {"goroutine", 12}} {
-		v := variant{relay: relay.name}
-		if b.accepts(ctx, v) {
-			ways = append(ways, way{name: relay.name, v: v, figure: "memory for each " + each + ", " + relay.name + " relay", atMost: relay.atMost, server: "gateway"})
+	n := thousands(b.idle) + " idle connections"
+	epoll, goroutine := "memory for each of "+n+", epoll relay", "memory for each of "+n+", goroutine relay"
+	for i, server := range b.servers() {
+		if i == 0 {
+			server = b.gateway(variant{relay: "epoll"})
 		}
-	}
-	if len(ways) == 0 {
-		ways = append(ways, way{name: "goroutine", figure: "memory for each " + each + ", goroutine relay", atMost: 12, server: "gateway"})
-	}
-	for name, start := range map[string]func(context.Context) (*target, error){"haproxy": b.startHAProxy, "nginx": b.startNginx} {
-		if b.peers[name] != "" {
-			ways = append(ways, way{name: name, figure: ways[0].figure, server: name, start: start})
-		}
-	}
-	for i, w := range ways {
-		f := b.report.figure(w.figure, "KB")
-		if w.start == nil {
-			f.AtMost = w.atMost
-			w.start = func(ctx context.Context) (*target, error) { return b.startGateway(ctx, w.v) }
-		}
-		// CPU is compared for the first of the gateway's, which it takes by itself.
-		err := b.idleOne(ctx, w.start, f, w.server, i == 0 || w.server != "gateway")
+		memory, cpu, err := b.idleOne(ctx, server)
 		if err != nil {
-			return fmt.Errorf("%s: %w", w.name, err)
+			return fmt.Errorf("%s: %w", server.name, err)
 		}
+		f := b.report.figure(epoll, "KB")
+		f.AtMost = 2
+		f.add(server.name, memory)
+		f = b.report.figure("CPU with "+n, "ms/s")
+		f.AtMost = 1
+		f.add(server.name, cpu)
 	}
-	f := b.report.figure("memory for each "+each+", TLS", "KB")
+	memory, _, err := b.idleOne(ctx, b.gateway(variant{relay: "goroutine"}))
+	if err != nil {
+		return fmt.Errorf("goroutine relay: %w", err)
+	}
+	f := b.report.figure(goroutine, "KB")
+	f.AtMost = 12
+	f.add("wsbouncer", memory)
+	if memory, err = b.idleTLS(ctx); err != nil {
+		return fmt.Errorf("TLS: %w", err)
+	}
+	f = b.report.figure("memory for each of "+n+", TLS", "KB")
 	f.AtMost = 40
-	return b.idleTLS(ctx, f)
+	f.add("wsbouncer", memory)
+	return nil
 }
 
-func (b *bench) idleOne(ctx context.Context, start func(context.Context) (*target, error), f *figure, server string, cpu bool) (err error) {
-	t, err := start(ctx)
+// idleOne is KB for each connection, and ms/s for all.
+func (b *bench) idleOne(ctx context.Context, server server) (memory, cpu float64, err error) {
+	t, err := server.start(ctx)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
-	defer func() { err = errors.Join(err, t.end()) }()
+	defer func() { err = errors.Join(err, t.end(), b.up.idle(ctx, b.l, 20*time.Second)) }()
 	if err := b.warm(ctx, t); err != nil {
-		return err
+		return 0, 0, err
 	}
-	before, err := t.settledMemory(ctx, b.l, 10*time.Second)
+	before, err := b.settledMemory(ctx, &t.process)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
 	clients, err := b.silent(ctx, t, b.idle, time.Now().Add(time.Hour), everybody)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
-	after, err := t.settledMemory(ctx, b.l, 20*time.Second)
+	after, err := b.settledMemory(ctx, &t.process)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
-	f.add(server, float64(after-before)/float64(b.idle)/1000)
-	if cpu {
-		used, begun := t.cpu(), time.Now()
-		if err := b.l.run(ctx, begun.Add(12*time.Second), nil); err != nil {
-			return err
-		}
-		f := b.report.figure(fmt.Sprintf("CPU with %d idle connections", b.idle), "ms/s")
-		f.AtMost = 1
-		f.add(server, milliseconds(t.cpu()-used)/time.Since(begun).Seconds())
+	lasts := 12 * time.Second
+	if b.quick {
+		lasts = 3 * time.Second
 	}
+	used, begun := t.cpu(), time.Now()
+	if err := b.l.run(ctx, begun.Add(lasts), nil); err != nil {
+		return 0, 0, err
+	}
+	cpu = milliseconds(t.cpu()-used) / time.Since(begun).Seconds()
 	for _, c := range clients {
 		if c.state != isOpen {
-			return errors.New("an idle connection was ended")
+			return 0, 0, errors.New("an idle connection was ended")
 		}
 		c.cut()
 	}
-	return b.up.idle(ctx, b.l, 15*time.Second)
+	return kb(after-before, b.idle), cpu, nil
 }
 
+func kb(bytes int64, each int) float64 { return float64(bytes) / float64(each) / 1000 }
+
 // idleTLS: the clients are crypto/tls's, a goroutine each while they connect.
-func (b *bench) idleTLS(ctx context.Context, f *figure) (err error) {
-	t, err := b.startGateway(ctx, variant{tls: true})
+func (b *bench) idleTLS(ctx context.Context) (memory float64, err error) {
+	t, err := b.gateway(variant{tls: true}).start(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	defer func() { err = errors.Join(err, t.end()) }()
+	defer func() { err = errors.Join(err, t.end(), b.up.idle(ctx, b.l, 20*time.Second)) }()
 	pem, err := os.ReadFile(filepath.Join(t.dir, "cert.pem"))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
@@ -146,20 +136,41 @@ func (b *bench) idleTLS(ctx context.Context, f *figure) (err error) {
 			c.Close()
 		}
 	}()
-	open := func(n int) error {
-		token, err := b.keys.token("HS256", "user", time.Now().Add(time.Hour))
-		if err != nil {
-			return err
+	good, err := b.token("ES256", "user", time.Now().Add(time.Hour))
+	if err != nil {
+		return 0, err
+	}
+	conf := &tls.Config{RootCAs: roots}
+	bad, err := b.badTokens("ES256", good)
+	if err != nil {
+		return 0, err
+	}
+	for what, token := range bad {
+		c, err := dialTLS(ctx, t.addr, conf, token)
+		if c != nil {
+			c.Close()
 		}
+		if !errors.Is(err, errRefused) {
+			return 0, fmt.Errorf("%s: not refused: %w", what, errors.Join(err))
+		}
+	}
+	open := func(n int) error {
+		var begun atomic.Int64
 		var mu sync.Mutex
 		var failed error
 		var wg sync.WaitGroup
-		for w := range inFlight {
+		for range inFlight {
 			wg.Go(func() {
-				for range n/inFlight + min(1, max(0, n%inFlight-w)) {
-					c, err := dialTLS(ctx, t.addr, &tls.Config{RootCAs: roots}, token)
+				for int(begun.Add(1)) <= n {
+					token, err := b.token("ES256", "user", time.Now().Add(time.Hour))
+					var c net.Conn
+					if err == nil {
+						c, err = dialTLS(ctx, t.addr, conf, token)
+					}
 					mu.Lock()
-					conns = append(conns, c)
+					if c != nil {
+						conns = append(conns, c)
+					}
 					failed = errors.Join(failed, err)
 					mu.Unlock()
 					if err != nil {
@@ -172,37 +183,36 @@ func (b *bench) idleTLS(ctx context.Context, f *figure) (err error) {
 		return failed
 	}
 	if err := open(200); err != nil {
-		return err
+		return 0, err
 	}
-	before, err := t.settledMemory(ctx, b.l, 10*time.Second)
+	before, err := b.settledMemory(ctx, &t.process)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := open(b.idle); err != nil {
-		return err
+		return 0, err
 	}
-	after, err := t.settledMemory(ctx, b.l, 20*time.Second)
+	after, err := b.settledMemory(ctx, &t.process)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	f.add("gateway", float64(after-before)/float64(b.idle)/1000)
-	return nil
+	return kb(after-before, b.idle), nil
 }
 
 func dialTLS(ctx context.Context, addr string, conf *tls.Config, token string) (net.Conn, error) {
 	d := tls.Dialer{Config: conf}
 	c, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return c, err
+		return nil, err
 	}
-	if _, err := c.Write(request(addr, "/echo", token)); err != nil {
+	if _, err := c.Write(request(addr, echoPath, token)); err != nil {
 		return c, err
 	}
 	var head [2048]byte
 	for n := 0; ; {
 		m, err := c.Read(head[n:])
-		if n += m; strings.Contains(string(head[:n]), "\r\n\r\n") {
-			if !strings.HasPrefix(string(head[:n]), "HTTP/1.1 101 ") {
+		if n += m; bytes.Contains(head[:n], []byte("\r\n\r\n")) {
+			if !bytes.HasPrefix(head[:n], []byte("HTTP/1.1 101 ")) {
 				return c, fmt.Errorf("%w: %s", errRefused, head[:n])
 			}
 			return c, nil

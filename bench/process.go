@@ -123,8 +123,19 @@ func raiseDescriptors() (uint64, error) {
 type process struct {
 	cmd  *exec.Cmd
 	dir  string
+	keep bool          // dir
 	done chan struct{} // closed when it has ended
 	err  error         // then; only the gateway's says anything
+}
+
+// command is a child that is asked to end when ctx ends, or this process does:
+// killed, nginx would leave its worker behind.
+func command(ctx context.Context, name string, arg ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, arg...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	return cmd
 }
 
 func (p *process) wait() {
@@ -135,16 +146,21 @@ func (p *process) wait() {
 	}()
 }
 
-func (p *process) stop(sig os.Signal) error {
-	_ = p.cmd.Process.Signal(sig)
+// end ends the process, in its own way if it can.
+func (p *process) end() error {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	var late error
 	select {
 	case <-p.done:
 	case <-time.After(15 * time.Second):
+		late = fmt.Errorf("%s did not end", p.cmd.Path)
 		_ = p.cmd.Process.Kill()
 		<-p.done
-		return errors.Join(fmt.Errorf("%s did not end", p.cmd.Path), os.RemoveAll(p.dir))
 	}
-	return errors.Join(p.err, os.RemoveAll(p.dir))
+	if !p.keep {
+		late = errors.Join(late, os.RemoveAll(p.dir))
+	}
+	return errors.Join(p.err, late)
 }
 
 // pids is the process and its children.
@@ -194,18 +210,23 @@ func (p *process) memory() (sum int64) {
 
 // settledMemory waits until the memory stays: a garbage collector gives back
 // what the handshakes left over the seconds that follow.
-func (p *process) settledMemory(ctx context.Context, l *loop, atMost time.Duration) (int64, error) {
+func (b *bench) settledMemory(ctx context.Context, p *process) (int64, error) {
+	stays, atMost := 4*time.Second, 20*time.Second
+	if b.quick {
+		stays, atMost = time.Second, 6*time.Second
+	}
 	last, since := p.memory(), time.Now()
-	for end := time.Now().Add(atMost); time.Now().Before(end); {
-		if err := l.run(ctx, time.Now().Add(500*time.Millisecond), nil); err != nil {
+	for end := time.Now().Add(atMost); time.Now().Before(end) && time.Since(since) < stays; {
+		if err := b.l.run(ctx, time.Now().Add(500*time.Millisecond), nil); err != nil {
 			return 0, err
 		}
 		now := p.memory()
 		if d := now - last; d < -last/200 || d > last/200 {
 			last, since = now, time.Now()
-		} else if time.Since(since) > 4*time.Second {
-			break
 		}
 	}
-	return p.memory(), nil
+	if last = p.memory(); last == 0 {
+		return 0, errors.New("/proc says nothing of its memory")
+	}
+	return last, nil
 }

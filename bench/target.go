@@ -16,14 +16,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math/big"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"text/template"
 	"time"
 )
@@ -37,25 +34,61 @@ type target struct {
 	name    string
 	addr    string            // by default
 	checked map[string]string // by algorithm: where tokens of it are checked
-	path    string            // of the handshake row
 	admin   string            // the gateway's socket
-	signal  os.Signal
 }
 
-func (t *target) end() error { return t.stop(t.signal) }
+// echoPath is where all of them pass on to the upstream, besidePath where the
+// gateway does to the other one.
+const (
+	echoPath   = "/echo"
+	besidePath = "/beside"
+)
 
-// at is where a token of the algorithm is checked.
-func (t *target) at(alg string) (addr string, ok bool) {
-	addr, ok = t.checked[alg]
-	return addr, ok
+// server is something that can be started to be measured. What has started was
+// seen to refuse bad tokens.
+type server struct {
+	name  string
+	start func(context.Context) (*target, error)
+}
+
+// servers are the gateway, as it comes, and the peers that are installed.
+func (b *bench) servers() []server {
+	all := []server{b.gateway(variant{})}
+	for _, peer := range []server{{"haproxy", b.startHAProxy}, {"nginx", b.startNginx}} {
+		if b.peers[peer.name] != "" {
+			all = append(all, b.verified(peer))
+		}
+	}
+	return all
+}
+
+func (b *bench) gateway(v variant) server {
+	s := server{"wsbouncer", func(ctx context.Context) (*target, error) { return b.startGateway(ctx, v) }}
+	if v.tls { // whose clients are others
+		return s
+	}
+	return b.verified(s)
+}
+
+func (b *bench) verified(s server) server {
+	return server{s.name, func(ctx context.Context) (*target, error) {
+		t, err := s.start(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err := b.verify(ctx, t); err != nil {
+			return nil, errors.Join(err, t.end())
+		}
+		return t, nil
+	}}
 }
 
 // setting is what the templates are filled with.
 type setting struct {
-	Dir, Addr, Upstream, Secret, Relay string
-	TLS                                bool
-	Descriptors                        uint64
-	Algorithms                         []algorithm
+	Dir, Addr, Upstream, Beside, Secret, Relay string
+	TLS                                        bool
+	Descriptors                                uint64
+	Algorithms                                 []algorithm
 }
 
 type algorithm struct{ Name, Issuer, File, Addr string }
@@ -65,7 +98,7 @@ func (b *bench) setting(name string) (setting, error) {
 	if err != nil {
 		return setting{}, err
 	}
-	s := setting{Dir: dir, Upstream: b.up.addr, Secret: b.keys.secret, Descriptors: b.descriptors}
+	s := setting{Dir: dir, Upstream: b.up.addr, Beside: b.beside.addr, Secret: b.keys.secret, Descriptors: b.descriptors}
 	if s.Addr, err = freeAddr(); err != nil {
 		return s, err
 	}
@@ -107,18 +140,6 @@ type variant struct {
 	tls   bool
 }
 
-// accepts asks the gateway whether it knows the variant.
-func (b *bench) accepts(ctx context.Context, v variant) bool {
-	s, err := b.setting("probe")
-	if err != nil {
-		return false
-	}
-	defer os.RemoveAll(s.Dir)
-	s.Relay = v.relay
-	conf, err := s.write("wsbouncer.yaml")
-	return err == nil && exec.CommandContext(ctx, b.binary, "check", "--config", conf).Run() == nil
-}
-
 func (b *bench) startGateway(ctx context.Context, v variant) (*target, error) {
 	s, err := b.setting("gateway")
 	if err != nil {
@@ -134,11 +155,11 @@ func (b *bench) startGateway(ctx context.Context, v variant) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &target{name: "gateway", addr: s.Addr, path: "/echo", checked: map[string]string{}, signal: syscall.SIGTERM}
+	t := &target{name: "wsbouncer", addr: s.Addr, checked: map[string]string{}}
 	for _, alg := range algorithms {
 		t.checked[alg] = s.Addr
 	}
-	t.dir, t.cmd = s.Dir, exec.CommandContext(ctx, b.binary, "serve", "--config", conf)
+	t.dir, t.keep, t.cmd = s.Dir, b.keep, command(ctx, b.binary, "serve", "--config", conf)
 	stderr, err := t.cmd.StderrPipe()
 	if err != nil {
 		return nil, err
@@ -182,27 +203,26 @@ func (b *bench) startHAProxy(ctx context.Context) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &target{name: "haproxy", path: "/echo", checked: map[string]string{}, signal: syscall.SIGUSR1}
+	t := &target{name: "haproxy", checked: map[string]string{}}
 	for _, a := range s.Algorithms {
 		if a.Name != "EdDSA" { // 2.6 does not know it
 			t.checked[a.Name] = a.Addr
 		}
 	}
 	t.addr = t.checked["HS256"]
-	t.dir, t.cmd = s.Dir, exec.CommandContext(ctx, b.peers["haproxy"], "-db", "-f", conf)
-	t.signal = syscall.SIGTERM
-	err = b.startPeer(t)
+	t.dir, t.keep, t.cmd = s.Dir, b.keep, command(ctx, b.peers["haproxy"], "-db", "-f", conf)
+	if err := b.startPeer(t); err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	go func() { <-t.done; log.Close() }()
 	go func() {
-		if t.done != nil {
-			go func() { <-t.done; log.Close() }()
-		}
 		for buf := make([]byte, 4096); ; {
 			if _, err := log.Read(buf); err != nil {
 				return
 			}
 		}
 	}()
-	return t, err
+	return t, nil
 }
 
 func (b *bench) startNginx(ctx context.Context) (*target, error) {
@@ -214,16 +234,15 @@ func (b *bench) startNginx(ctx context.Context) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &target{name: "nginx", addr: s.Addr, path: "/checked", signal: syscall.SIGTERM}
-	t.checked = maps.Collect(func(yield func(string, string) bool) {
-		for _, alg := range algorithms {
-			if !yield(alg, s.Addr) {
-				return
-			}
-		}
-	})
-	t.dir, t.cmd = s.Dir, exec.CommandContext(ctx, b.peers["nginx"], "-p", s.Dir, "-c", conf, "-e", filepath.Join(s.Dir, "error.log"))
-	return t, b.startPeer(t)
+	t := &target{name: "nginx", addr: s.Addr, checked: map[string]string{}}
+	for _, alg := range algorithms {
+		t.checked[alg] = s.Addr
+	}
+	t.dir, t.keep, t.cmd = s.Dir, b.keep, command(ctx, b.peers["nginx"], "-p", s.Dir, "-c", conf, "-e", filepath.Join(s.Dir, "error.log"))
+	if err := b.startPeer(t); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 // startPeer starts a peer and waits until it accepts.

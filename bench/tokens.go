@@ -12,11 +12,11 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -32,7 +32,7 @@ type issuers struct {
 	dir     string
 	signers map[string]jose.Signer
 	secret  string
-	issued  int
+	issued  atomic.Int64
 }
 
 func (s *issuers) file(alg string) string { return filepath.Join(s.dir, alg+".pem") }
@@ -78,22 +78,11 @@ func newIssuers(dir string) (*issuers, error) {
 
 // token is an access token that nobody has seen.
 func (s *issuers) token(alg, subject string, exp time.Time) (string, error) {
-	s.issued++
+	n := s.issued.Add(1)
 	return jwt.Signed(s.signers[alg]).Claims(map[string]any{
-		"iss": issuerName(alg), "aud": "bench", "sub": subject, "sid": "session-" + subject, "jti": strconv.Itoa(s.issued),
+		"iss": issuerName(alg), "aud": "bench", "sub": subject, "sid": "session-" + subject, "jti": strconv.FormatInt(n, 10),
 		"iat": time.Now().Unix(), "exp": exp.Unix(), "client_id": "bench", "scope": "echo",
 	}).Serialize()
-}
-
-func (s *issuers) tokens(alg string, n int) ([]string, error) {
-	tokens := make([]string, n)
-	for i := range tokens {
-		var err error
-		if tokens[i], err = s.token(alg, fmt.Sprintf("user%d", i), time.Now().Add(time.Hour)); err != nil {
-			return nil, err
-		}
-	}
-	return tokens, nil
 }
 
 // spoilt is the token with another signature.
