@@ -225,14 +225,10 @@ func (b *bench) relayed(ctx context.Context, targets []*target, f *figure, conns
 // messagesRow: small messages. A message is one that was relayed, so an echo
 // is two.
 func (b *bench) messagesRow(ctx context.Context, targets []*target) error {
-	total := 60_000
-	if b.quick {
-		total = 20_000
-	}
 	for _, conns := range []int{100, 1000} {
 		f := b.report.figure(fmt.Sprintf("a million messages of 128 B, %s connections", thousands(conns)), "CPU s")
 		f.OfPeer = 1
-		if err := b.relayed(ctx, targets, f, conns, 128, total, 1e6/float64(2*total)); err != nil {
+		if err := b.relayed(ctx, targets, f, conns, 128, b.messages, 1e6/float64(2*b.messages)); err != nil {
 			return err
 		}
 	}

@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/adminapi"
@@ -44,8 +47,23 @@ func (b *bench) storm(ctx context.Context, server server) (err error) {
 	if err != nil {
 		return err
 	}
+	for range min(b.rounds, 3) {
+		if err := b.comeBack(ctx, t, addr, heads, clients); err != nil {
+			return err
+		}
+	}
+	for _, c := range clients {
+		c.closed = nil
+		c.cut()
+	}
+	return nil
+}
+
+// comeBack cuts the clients off and lets them come back.
+func (b *bench) comeBack(ctx context.Context, t *target, addr string, heads [][]byte, clients []*client) error {
 	begun := time.Now()
 	for _, c := range clients {
+		c.closed = nil
 		c.cut()
 	}
 	if err := b.up.idle(ctx, b.l, 20*time.Second); err != nil {
@@ -53,7 +71,7 @@ func (b *bench) storm(ctx context.Context, server server) (err error) {
 	}
 	n := thousands(b.idle)
 	b.report.figure(n+" clients cut off at once: the upstream knows", "s").add(t.name, time.Since(begun).Seconds())
-	cpu := t.cpu()
+	cpu, dropped := t.cpu(), listenOverflows()
 	begun = time.Now()
 	back, failures := 0, 0
 	for i := range clients {
@@ -72,12 +90,25 @@ func (b *bench) storm(ctx context.Context, server server) (err error) {
 	}
 	b.report.figure(n+" clients come back at once: all are", "s").add(t.name, time.Since(begun).Seconds())
 	b.report.figure(n+" clients come back at once: cost", "CPU s").add(t.name, (t.cpu() - cpu).Seconds())
+	b.report.figure(n+" clients come back at once: turned away by the full queue, to try again", "times").add(t.name, listenOverflows()-dropped)
 	b.report.figure(n+" clients come back at once: lost", "clients").add(t.name, float64(failures))
-	for _, c := range clients {
-		c.closed = nil
-		c.cut()
-	}
 	return nil
+}
+
+// listenOverflows is how often the kernel has dropped what a client sent,
+// because more had come than were accepted: TCP then tries again after a second.
+func listenOverflows() float64 {
+	text, _ := os.ReadFile("/proc/net/netstat")
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if i := slices.Index(names, "ListenOverflows"); i > 0 && i < len(fields) {
+			n, _ := strconv.ParseFloat(fields[i], 64)
+			return n
+		}
+		names = fields
+	}
+	return 0
 }
 
 // revokeRow: one subject's connections are revoked among others', and each
@@ -127,12 +158,13 @@ func (b *bench) revokeRow(ctx context.Context) (err error) {
 	if a.closed != n {
 		return fmt.Errorf("the call says that it closed %d", a.closed)
 	}
-	var late []time.Duration
+	var late, sinceAsked []time.Duration
 	for _, c := range clients[:n] {
 		if c.code != 3000 {
 			return fmt.Errorf("close code %d", c.code)
 		}
 		late = append(late, max(0, c.told.Sub(a.answered.Round(0))))
+		sinceAsked = append(sinceAsked, c.told.Sub(a.asked.Round(0)))
 	}
 	for _, c := range clients[n:] {
 		if c.state != isOpen {
@@ -141,9 +173,11 @@ func (b *bench) revokeRow(ctx context.Context) (err error) {
 		c.cut()
 	}
 	slices.Sort(late)
+	slices.Sort(sinceAsked)
 	of := fmt.Sprintf("%s of %s connections revoked: ", thousands(n), thousands(b.idle))
 	b.report.figure(of+"the call takes", "ms").add(t.name, milliseconds(a.answered.Sub(a.asked)))
 	b.report.late(of+"close frames after its answer", t.name, late, .99, 10)
+	b.report.late(of+"close frames after it was asked", t.name, sinceAsked, 0, 0)
 	return nil
 }
 

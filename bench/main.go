@@ -40,6 +40,7 @@ type bench struct {
 	rounds      int
 	idle        int
 	each        int // handshakes a round
+	messages    int // small ones a round
 	quick       bool
 	l           *loop
 	up          *upstream // behind everything that is measured
@@ -85,6 +86,7 @@ func run() (err error) {
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds of the figures that are compared")
 	flag.IntVar(&b.idle, "idle", 9000, "connections of the rows that need many (two descriptors each)")
 	flag.IntVar(&b.each, "handshakes", 1500, "handshakes a round")
+	flag.IntVar(&b.messages, "messages", 60000, "small messages a round")
 	flag.BoolVar(&b.quick, "quick", false, "fewer rounds and connections: for a first look")
 	flag.BoolVar(&b.keep, "keep", false, "keep the servers' configurations and say where they are")
 	flag.Parse()
@@ -95,7 +97,7 @@ func run() (err error) {
 		}
 	}
 	if b.quick {
-		b.rounds, b.idle, b.each = min(b.rounds, 3), min(b.idle, 2000), min(b.each, 500)
+		b.rounds, b.idle, b.each, b.messages = min(b.rounds, 3), min(b.idle, 2000), min(b.each, 500), min(b.messages, 20_000)
 	}
 	if b.cores, err = pin(); err != nil {
 		return err
@@ -176,6 +178,9 @@ func (b *bench) all(ctx context.Context, want []string) (missed error) {
 					}
 					targets = append(targets, t)
 				}
+			}
+			if len(targets) == 0 {
+				continue
 			}
 			if err = r.shared(b, ctx, targets); err != nil {
 				end() // whatever is left of it goes with the servers

@@ -141,7 +141,7 @@ func (f *figure) settle() {
 		return
 	}
 	reached := func(is bool) { f.Reached = &is }
-	if peer, ok := f.Median["haproxy"]; ok && peer > 0 {
+	if peer, ok := f.Median["haproxy"]; ok && peer > 0 && own > 0 {
 		ratio := own / peer
 		f.Ratio = &ratio
 		if f.OfPeer > 0 {
