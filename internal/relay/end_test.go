@@ -172,6 +172,47 @@ func TestSES10PeerThatDoesNotReadCloses(t *testing.T) {
 	})
 }
 
+// A peer that has said goodbye still answers pings until it has heard the same:
+// the other's last words, which may be long, arrive all the same (§5.5.2, §7.1.1).
+func TestSES10LastWordsArrive(t *testing.T) {
+	everyKindAtOnce(t, func(t *testing.T, kind string) {
+		for _, byClient := range []bool{true, false} {
+			r := newRig(t, kind, nil)
+			leaver, speaker, says, answers := r.client, r.upstream, up, down
+			if !byClient {
+				leaver, speaker, says, answers = r.upstream, r.client, down, up
+			}
+			send(t, leaver, says(frame.Close, closePayload(1000, "bye")))
+			if h, _ := readFrame(t, speaker); h.Op != frame.Close {
+				t.Fatalf("got opcode %d instead of the close frame", h.Op)
+			}
+			words := strings.Repeat("last words ", 30_000) // more than the leaver's socket takes
+			send(t, speaker, answers(frame.Ping, "?"), answers(frame.Text, words), answers(frame.Close, closePayload(1000, "bye")))
+			expectEnd(t, speaker)
+			select { // the gateway is rid of both, if it is wrong
+			case e := <-r.ends:
+				r.ends <- e
+			case <-time.After(50 * time.Millisecond):
+			}
+			_ = leaver.SetWriteDeadline(time.Now().Add(10 * time.Second))
+			_, _ = leaver.Write(says(frame.Pong, "?")) // a pipe may be gone already
+			if h, _ := readFrame(t, leaver); h.Op != frame.Ping {
+				t.Fatalf("got opcode %d instead of the ping", h.Op)
+			}
+			if _, got := readFrame(t, leaver); got != words {
+				t.Fatalf("got %d bytes of %d", len(got), len(words))
+			}
+			if h, _ := readFrame(t, leaver); h.Op != frame.Close {
+				t.Fatalf("got opcode %d instead of the close frame", h.Op)
+			}
+			expectEnd(t, leaver)
+			if got := r.wait(); got.end != (reason.End{Code: 1000, Text: "bye"}) {
+				t.Errorf("ended %+v", got.end)
+			}
+		}
+	})
+}
+
 func TestSES10EndInterruptsABlockedWriter(t *testing.T) {
 	everyKind(t, func(t *testing.T, kind string) {
 		for _, e := range []reason.End{reason.SessionRevoked, reason.TokenExpired} {

@@ -247,6 +247,7 @@ func (l *loop) goOn() {
 // other side takes no more: then writable goes on.
 func (l *loop) readable(p *pump) {
 	if p.gone {
+		p.c.tidy() // it may have closed
 		return
 	}
 	p.pending = true
@@ -571,6 +572,7 @@ func (s *side) deadline(at int64, over bool) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done {
+		s.hard = s.hard || over // nobody waits for its end any more
 		return 0
 	}
 	if over && at >= s.tailBy {
@@ -633,18 +635,29 @@ func (s *side) cutSocket() {
 	s.conn.loop.post(s.conn)
 }
 
-// closeSocket closes the descriptor, in the loop.
-func (s *side) closeSocket(hard bool) {
-	l := s.conn.loop
-	if s.conn.added {
-		l.pumps[s.fd] = nil
+// peerGone is waitForClose in a loop, where it does not wait. The lock is held.
+func (s *side) peerGone() bool {
+	if !s.shut {
+		s.shut = true
+		_ = syscall.Shutdown(s.fd, syscall.SHUT_WR)
 	}
-	if !hard { // as drain does
-		for range drainReads {
-			if n, err := syscall.Read(s.fd, l.buf); n <= 0 && err != syscall.EINTR {
-				break
-			}
+	for range turn { // who says more than that now is not waited for
+		n, err := syscall.Read(s.fd, s.conn.loop.buf)
+		switch {
+		case n > 0, err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			return false
+		default:
+			return true
 		}
+	}
+	return true
+}
+
+// closeSocket closes the descriptor, in the loop.
+func (s *side) closeSocket() {
+	if s.conn.added {
+		s.conn.loop.pumps[s.fd] = nil
 	}
 	_ = syscall.Close(s.fd)
 }

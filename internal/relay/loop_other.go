@@ -39,4 +39,6 @@ func (s *side) settleLoop(reason.End, time.Time, bool) {}
 
 func (s *side) cutSocket() {}
 
-func (s *side) closeSocket(bool) {}
+func (s *side) peerGone() bool { return true }
+
+func (s *side) closeSocket() {}

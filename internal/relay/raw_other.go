@@ -26,5 +26,3 @@ func (s *side) writeTail(end reason.End) {
 func (p *pump) readRaw() error { return nil }
 
 func (p *pump) tryRead(uintptr) bool { return true }
-
-func drain(Stream) {}

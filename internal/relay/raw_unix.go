@@ -127,28 +127,3 @@ func (p *pump) tryRead(fd uintptr) bool {
 		return true
 	}
 }
-
-// drain reads and drops what the peer has sent already, within a bound: a
-// socket that is closed over unread bytes is reset, and the close frame that
-// was written last may be lost with it.
-func drain(s Stream) {
-	if t, ok := s.(interface{ NetConn() net.Conn }); ok {
-		s = t.NetConn()
-	}
-	raw := rawConn(s)
-	if raw == nil {
-		return
-	}
-	b := takeBuffer()
-	defer giveBuffer(b)
-	_ = raw.Control(func(fd uintptr) { // no deadline holds here
-		for range drainReads {
-			if n, err := syscall.Read(int(fd), b[:]); n <= 0 && err != syscall.EINTR {
-				return
-			}
-		}
-	})
-}
-
-// drainReads bounds drain, in buffers.
-const drainReads = 4

@@ -358,7 +358,8 @@ func expectClose(t testing.TB, c net.Conn, code uint16, text string, answer []by
 	expectEnd(t, c)
 }
 
-// expectEnd waits for the end of the stream, however it comes, and nothing before.
+// expectEnd waits for the end of the stream, however it comes, and nothing before,
+// and hangs up, as a peer does then.
 func expectEnd(t testing.TB, c net.Conn) {
 	t.Helper()
 	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -369,4 +370,5 @@ func expectEnd(t testing.TB, c net.Conn) {
 	if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
 		t.Fatal("the socket stayed open")
 	}
+	_ = c.Close()
 }

@@ -64,6 +64,7 @@ type side struct {
 	hard    bool      // to be closed without ceremony
 	broken  bool      // a write failed
 	heard   bool      // nothing more will be read
+	shut    bool      // in a loop: the peer was told that nothing more comes
 	closed  bool
 }
 
@@ -360,10 +361,14 @@ func (s *side) stopReading() {
 	s.mu.Unlock()
 }
 
-// closeIfDone closes the side when nothing is left to be read or written.
+// closeIfDone closes the side when nothing is left to be read or written. One
+// that was told everything is closed only when it has closed, or when its time is
+// over: a socket that is closed while its peer still speaks, such as in answer to
+// a ping, is reset, and what the peer has not read by then is lost (RFC 6455
+// §7.1.1).
 func (s *side) closeIfDone() {
 	s.mu.Lock()
-	if s.closed || !s.heard || !s.done {
+	if s.closed || !s.heard || !s.done || s.stream == nil && !s.hard && !s.peerGone() {
 		s.mu.Unlock()
 		return
 	}
@@ -371,20 +376,41 @@ func (s *side) closeIfDone() {
 	hard := s.hard
 	s.mu.Unlock()
 	if s.stream == nil {
-		s.closeSocket(hard)
+		s.closeSocket()
 		return
 	}
 	// Close waits until nobody uses the descriptor, so never under the lock.
-	if hard {
-		// TLS would say goodbye first, and wait for that.
-		if t, ok := s.stream.(interface{ NetConn() net.Conn }); ok {
-			_ = t.NetConn().Close()
-			return
-		}
-	} else {
-		drain(s.stream)
+	if !hard {
+		_, closeBy := s.conn.ending()
+		waitForClose(s.stream, closeBy)
+	}
+	// TLS would say goodbye first, and wait for that; waitForClose has said it.
+	if t, ok := s.stream.(interface{ NetConn() net.Conn }); ok {
+		_ = t.NetConn().Close()
+		return
 	}
 	_ = s.stream.Close()
+}
+
+// waitForClose says that nothing more will come, and waits until the peer has said so
+// too. What it says before is dropped.
+func waitForClose(stream Stream, by time.Time) {
+	type halfCloser interface{ CloseWrite() error }
+	if t, ok := stream.(interface{ NetConn() net.Conn }); ok {
+		if t, ok := stream.(halfCloser); ok {
+			_ = t.CloseWrite() // the alert alone
+		}
+		stream = t.NetConn()
+	}
+	t, ok := stream.(halfCloser)
+	if !ok || t.CloseWrite() != nil || stream.SetReadDeadline(by) != nil {
+		return
+	}
+	b := takeBuffer()
+	defer giveBuffer(b)
+	for err := error(nil); err == nil; {
+		_, err = stream.Read(b[:])
+	}
 }
 
 // note keeps a text message of our own for the next boundary.

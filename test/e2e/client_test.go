@@ -211,7 +211,8 @@ func (c *client) closes(code uint16, text string) time.Time {
 	}
 }
 
-// ends demands that nothing more comes and the TCP connection ends.
+// ends demands that nothing more comes and the TCP connection ends, and hangs up,
+// as a peer does then.
 func (c *client) ends() {
 	c.t.Helper()
 	_ = c.conn.SetReadDeadline(time.Now().Add(patience))
@@ -222,6 +223,7 @@ func (c *client) ends() {
 	if len(b) > 0 {
 		c.t.Fatalf("after the end came %q", b)
 	}
+	_ = c.conn.Close()
 }
 
 // answer is an HTTP answer.
