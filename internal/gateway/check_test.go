@@ -4,12 +4,15 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -232,5 +235,40 @@ func TestTwoChecksOfOneUpstreamAreRefused(t *testing.T) {
 	i, key, err := CheckRoutes([]Route{checkedRoute("/x", &everyTen, "a:1"), checkedRoute("/y", nil, "a:1"), checkedRoute("/z", &other, "A:1")})
 	if i != 2 || key != "health_check" || !errors.Is(err, errTwoChecks) {
 		t.Errorf("%d %s %v", i, key, err)
+	}
+}
+
+// A check verifies TLS as handshakes do, and what fails is told by its kind.
+func TestChecksVerifyTLS(t *testing.T) {
+	secured := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	secured.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secured.StartTLS()
+	defer secured.Close()
+	plain := httptest.NewServer(secured.Config.Handler)
+	defer plain.Close()
+	known := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
+	known.RootCAs.AddCert(secured.Certificate())
+	other := known.Clone()
+	other.ServerName = "other.invalid"
+	g := &Gateway{connect: connect}
+	for name, c := range map[string]struct {
+		addr  string
+		conf  *tls.Config
+		fault string
+	}{
+		"known":          {secured.Listener.Addr().String(), known, ""},
+		"unknown":        {secured.Listener.Addr().String(), nil, "certificate"},
+		"another's name": {secured.Listener.Addr().String(), other, "certificate"},
+		"not spoken":     {plain.Listener.Addr().String(), known, "TLS"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fault := ""
+			if err := g.checkOnce(t.Context(), &upstream{url: &url.URL{Scheme: "wss", Host: c.addr}, tls: c.conf}, everyTen); err != nil {
+				fault = faultOf(err)
+			}
+			if fault != c.fault {
+				t.Errorf("%q, want %q", fault, c.fault)
+			}
+		})
 	}
 }
