@@ -9,7 +9,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin/wsbouncer
 
-.PHONY: dev build test test-go test-wycheproof test-client test-browser lint bench fuzz tools
+.PHONY: dev build test test-go test-wycheproof test-client test-browser lint bench fuzz soak test-soak tools
 
 dev: ## the whole product on loopback, with a demo chat
 	go run ./cmd/wsbouncer dev
@@ -17,7 +17,7 @@ dev: ## the whole product on loopback, with a demo chat
 build:
 	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/wsbouncer
 
-test: tools test-client test-go test-wycheproof test-browser
+test: tools test-client test-go test-wycheproof test-soak test-browser
 
 test-go:
 	go test -race -timeout 20m $$(go list ./... | grep -v /test/e2e)
@@ -34,6 +34,10 @@ test-client: client/node_modules
 test-browser: build test/browser/node_modules
 	cd test/browser && npm test
 
+test-soak: ## a short soak, of a binary that looks for data races
+	go build -race -o $(BIN)-race ./cmd/wsbouncer
+	go run ./test/soak -binary $(BIN)-race -duration 10s -clients 20 -burst 300 -memory 400 # of which most is the detector's own
+
 client/node_modules: client/package-lock.json
 	cd client && npm ci --no-audit --no-fund
 	@touch $@
@@ -49,6 +53,11 @@ lint:
 
 bench: build
 	go run ./bench
+
+# A busy day for the real binary; `make soak SOAK=2h` for a long one.
+SOAK ?= 10m
+soak: build
+	go run ./test/soak -binary $(BIN) -duration $(SOAK)
 
 # Each fuzz target for a short while; `make fuzz FUZZTIME=10m` for longer.
 FUZZTIME ?= 10s

@@ -25,9 +25,6 @@ func (a *api) status(w http.ResponseWriter, r *http.Request) error {
 	if s.Routes == nil {
 		s.Routes = []string{}
 	}
-	if s.Upstreams == nil {
-		s.Upstreams = []Upstream{}
-	}
 	return writeJSON(w, s)
 }
 

@@ -2,10 +2,8 @@ package gateway
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -38,14 +36,9 @@ type Gateway struct {
 	o       Options
 	table   atomic.Pointer[table]
 	routing sync.Mutex // held while the table is replaced
-	// rerouted tells the health checks of a new table.
-	rerouted chan struct{}
-	balance  *balancer
-	// connect is connect, but in tests.
-	connect     func(context.Context, *upstream, *tls.Config) (net.Conn, error)
-	exhaustions exhaustions
-	wheel       *wheel.Wheel
-	report      *reporter
+	balance *balancer
+	wheel   *wheel.Wheel
+	report  *reporter
 }
 
 // New is a Gateway. It starts nothing.
@@ -56,22 +49,18 @@ func New(o Options) (*Gateway, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	g := &Gateway{o: o, wheel: wheel.New(), report: newReporter(o.Log), connect: connect, rerouted: make(chan struct{}, 1)}
+	g := &Gateway{o: o, wheel: wheel.New(), report: newReporter(o.Log)}
 	g.balance = &balancer{report: g.report}
 	return g, g.SetRoutes(o.Routes)
 }
 
-// Run relays, and keeps idle time-outs, health checks and the bound on log lines,
-// until ctx ends.
+// Run relays, and keeps idle time-outs and the bound on log lines, until ctx ends.
 func (g *Gateway) Run(ctx context.Context) error {
-	ctx, stop := context.WithCancel(ctx)
-	var others sync.WaitGroup
-	defer others.Wait()
-	defer stop()
-	others.Go(func() { _ = g.report.log.Run(ctx) }) // ends with ctx alone
-	others.Go(func() { g.check(ctx) })
+	var reports sync.WaitGroup
+	reports.Go(func() { _ = g.report.log.Run(ctx) }) // ends with ctx alone
+	defer reports.Wait()
 	if g.o.Loops != nil {
-		others.Go(func() { _ = g.o.Loops.Run(ctx) })
+		reports.Go(func() { _ = g.o.Loops.Run(ctx) })
 	}
 	return g.wheel.Run(ctx)
 }
@@ -92,10 +81,6 @@ func (g *Gateway) SetRoutes(routes []Route) error {
 		return err
 	}
 	g.table.Store(t)
-	select {
-	case g.rerouted <- struct{}{}:
-	default: // it is told already
-	}
 	return nil
 }
 
