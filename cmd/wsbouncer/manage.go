@@ -33,6 +33,16 @@ func (c *statusCmd) Run(ctx context.Context, s *streams) error {
 			} {
 				fmt.Fprintf(&b, "%-12s %s\n", l[0], l[1])
 			}
+			for _, u := range st.Upstreams {
+				fmt.Fprintf(&b, "%-12s %s %s, %d connections", "upstream", u.URL, u.State, u.Connections)
+				if u.FailedAt != nil {
+					fmt.Fprintf(&b, ", last failure %s (%s)", when(*u.FailedAt), u.LastFailure)
+				}
+				b.WriteByte('\n')
+			}
+			for _, x := range st.Exhausted {
+				fmt.Fprintf(&b, "%-12s %s, %d times: %s\n", "exhausted", x.Name, x.Times, x.Advice)
+			}
 			for _, w := range st.Warnings {
 				fmt.Fprintf(&b, "%-12s %s\n", "warning", w)
 			}

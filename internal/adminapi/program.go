@@ -25,6 +25,9 @@ func (a *api) status(w http.ResponseWriter, r *http.Request) error {
 	if s.Routes == nil {
 		s.Routes = []string{}
 	}
+	if s.Upstreams == nil {
+		s.Upstreams = []Upstream{}
+	}
 	return writeJSON(w, s)
 }
 

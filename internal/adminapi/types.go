@@ -207,9 +207,40 @@ type Status struct {
 	Config      string   `json:"config,omitempty"`
 	Routes      []string `json:"routes"`
 	Connections int      `json:"connections"`
+	// Upstreams are those of the routes, each once.
+	Upstreams []Upstream `json:"upstreams"`
+	// Exhausted is what was lacking for connections to them since the start.
+	Exhausted []Exhausted `json:"exhausted,omitempty"`
 	Process
 	// Warnings are of insecure settings in force.
 	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Upstream is a server behind routes.
+type Upstream struct {
+	URL string `json:"url"`
+	// Connections are live ones, and those being opened.
+	Connections int64 `json:"connections"`
+	// State is ok, avoided (bad answers to handshakes), out (its health check
+	// fails) or unreachable. All but ok come last.
+	State string `json:"state"`
+	// Until is when one that is avoided or unreachable is tried again whatever
+	// others there are.
+	Until *time.Time `json:"until,omitempty"`
+	// LastFailure is the kind of the last failure of a handshake or a health check,
+	// such as refused, timeout or status 503; FailedAt is when that was.
+	LastFailure string     `json:"last_failure,omitempty"`
+	FailedAt    *time.Time `json:"failed_at,omitempty"`
+}
+
+// Exhausted is something that the machine ran out of when the program was to
+// connect to an upstream.
+type Exhausted struct {
+	// Name is source_ports, descriptors or system_descriptors.
+	Name string `json:"name"`
+	// Times is how often since the start.
+	Times  int64  `json:"times"`
+	Advice string `json:"advice"`
 }
 
 // Process is what the program holds at this moment. When no client is connected

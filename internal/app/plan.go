@@ -87,8 +87,8 @@ func newPlan(c *config.Config, known config.Problems) (*plan, config.Problems) {
 		}
 		p.routes, numbers = append(p.routes, r), append(numbers, i)
 	}
-	if i, err := gateway.CheckRoutes(p.routes); err != nil {
-		wrong(fmt.Sprintf("routes[%d].path", numbers[i]), err)
+	if i, key, err := gateway.CheckRoutes(p.routes); err != nil {
+		wrong(fmt.Sprintf("routes[%d].%s", numbers[i], key), err)
 	}
 	if c.TLS != nil && !known.Touch("tls") {
 		var err error
@@ -170,6 +170,8 @@ func routeOf(c *config.Config, r *config.Route) (out gateway.Route, path string,
 		Assertion:     r.Assertion,
 		Compression:   r.Compression == "pass",
 		UTF8Check:     r.UTF8 == "check",
+
+		ConnectTimeout: r.ConnectTimeout.D(),
 		Demand: wsbouncer.Demand{
 			TokenFrom: r.TokenFrom, Scopes: r.Scopes, RejectByClose: r.Reject == "close",
 			ExtendSession: r.Extend == "session", Limits: &limits, Route: r.Path,
@@ -177,6 +179,9 @@ func routeOf(c *config.Config, r *config.Route) (out gateway.Route, path string,
 	}
 	for _, u := range r.Upstream {
 		out.Upstreams = append(out.Upstreams, u.URL)
+	}
+	if h := r.HealthCheck; h != nil {
+		out.HealthCheck = &gateway.HealthCheck{Path: h.Path, Interval: h.Interval.D(), Timeout: h.Timeout.D(), UnhealthyThreshold: h.UnhealthyThreshold, HealthyThreshold: h.HealthyThreshold}
 	}
 	if r.UpstreamTLS != nil {
 		if out.UpstreamTLS, path, err = upstreamTLS(r.UpstreamTLS); err != nil {

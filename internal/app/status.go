@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/adminapi"
 )
@@ -22,5 +23,23 @@ func (a *App) status(context.Context) adminapi.Status {
 	for _, r := range c.Routes {
 		s.Routes = append(s.Routes, r.Path)
 	}
+	for _, u := range a.gateway.Upstreams() {
+		s.Upstreams = append(s.Upstreams, adminapi.Upstream{
+			URL: u.URL, Connections: u.Connections, State: u.State, Until: moment(u.Until),
+			LastFailure: u.LastFailure, FailedAt: moment(u.FailedAt),
+		})
+	}
+	for _, x := range a.gateway.Exhausted() {
+		s.Exhausted = append(s.Exhausted, adminapi.Exhausted(x))
+	}
 	return s
+}
+
+// moment is t in UTC, nil for none.
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
 }

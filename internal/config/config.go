@@ -125,7 +125,10 @@ type Route struct {
 	UTF8          string       `yaml:"utf8" oneof:"pass check"`
 	Permissions   any          `yaml:"permissions,omitempty" later:"per-message permissions"`
 	UpstreamTLS   *UpstreamTLS `yaml:"upstream_tls,omitempty"`
-	Limits        *RouteLimits `yaml:"limits,omitempty"`
+	// ConnectTimeout is within the handshake's time-out, whatever it says.
+	ConnectTimeout Duration     `yaml:"connect_timeout"`
+	HealthCheck    *HealthCheck `yaml:"health_check,omitempty"`
+	Limits         *RouteLimits `yaml:"limits,omitempty"`
 }
 
 // UpstreamTLS is how a wss upstream is verified, and who we are to it.
@@ -133,6 +136,15 @@ type UpstreamTLS struct {
 	CA   string `yaml:"ca,omitempty" path:"file"`
 	Cert string `yaml:"cert,omitempty" path:"file"`
 	Key  string `yaml:"key,omitempty" path:"file"`
+}
+
+// HealthCheck is a plain GET that says whether an upstream is well.
+type HealthCheck struct {
+	Path               string   `yaml:"path"`
+	Interval           Duration `yaml:"interval"`
+	Timeout            Duration `yaml:"timeout"`
+	UnhealthyThreshold int      `yaml:"unhealthy_threshold"`
+	HealthyThreshold   int      `yaml:"healthy_threshold"`
 }
 
 // Limits bounds what strangers and clients can use.

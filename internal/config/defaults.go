@@ -78,5 +78,16 @@ func (r *Route) setDefaults() {
 		Extend:      "named",
 		Compression: "off",
 		UTF8:        "pass",
+
+		ConnectTimeout: Duration(5 * time.Second),
+	}
+}
+
+func (h *HealthCheck) setDefaults() {
+	*h = HealthCheck{
+		Interval:           Duration(10 * time.Second),
+		Timeout:            Duration(2 * time.Second),
+		UnhealthyThreshold: 2,
+		HealthyThreshold:   1,
 	}
 }

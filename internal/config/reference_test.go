@@ -49,6 +49,10 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	checked, _, err := config.Parse([]byte("issuer: {}\nroutes: [{path: /, upstream: 'ws://127.0.0.1:9000', health_check: {path: /healthz}}]\n"), filepath.Join(dir, "wsbouncer.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if l := got.Routes[0].Limits; l == nil || *l.ConnectionsPerSubject != plain.Limits.ConnectionsPerSubject ||
 		*l.MessageBytes != plain.Limits.MessageBytes || *l.MessageRate != plain.Limits.MessageRate || *l.ByteRate != plain.Limits.ByteRate ||
 		*l.IdleTimeout != plain.Limits.IdleTimeout || *l.WriteTimeout != plain.Limits.WriteTimeout || *l.Lifetime != plain.Limits.Lifetime ||
@@ -57,7 +61,11 @@ func TestReference(t *testing.T) {
 	}
 	// What has no default, or is named by the public URL, is an example.
 	got.Issuer.Name, got.PublicURL, got.Origins = plain.Issuer.Name, plain.PublicURL, plain.Origins
+	if h := got.Routes[0].HealthCheck; h == nil || *h != *checked.Routes[0].HealthCheck {
+		t.Errorf("the health check is not the default: %+v", h)
+	}
 	got.TLS, got.Routes[0].UpstreamTLS, got.Routes[0].Limits, got.Login.Password.Blocklist = nil, nil, nil, ""
+	got.Routes[0].HealthCheck = nil
 	opts := cmp.Options{cmpopts.IgnoreUnexported(config.Config{}), cmpopts.EquateEmpty()}
 	if diff := cmp.Diff(plain, got, opts); diff != "" {
 		t.Errorf("the document's values are not the defaults (-default +document):\n%s", diff)

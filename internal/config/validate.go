@@ -369,9 +369,41 @@ func (v *validator) route(r *Route, at string) {
 	if t := r.UpstreamTLS; t != nil && (t.Cert == "") != (t.Key == "") {
 		v.wrong(at+".upstream_tls", "cert and key go together")
 	}
+	if d := r.ConnectTimeout; d < Duration(100*time.Millisecond) || d > Duration(time.Minute) {
+		v.wrong(at+".connect_timeout", "is %s; from 100ms to 1m", d)
+	}
+	if r.HealthCheck != nil {
+		v.healthCheck(r.HealthCheck, at+".health_check")
+	}
 	if r.Limits != nil {
 		v.routeLimits(r.Limits, at+".limits.")
 	}
+}
+
+func (v *validator) healthCheck(h *HealthCheck, at string) {
+	switch {
+	case h.Path == "":
+		v.wrong(at, "path is missing: for example /healthz")
+	case !plainTarget(h.Path):
+		v.wrong(at+".path", "%q is not a path such as /healthz: it begins with a slash and holds visible ASCII alone", h.Path)
+	}
+	if h.Interval < Duration(time.Second) || h.Interval > Duration(time.Hour) {
+		v.wrong(at+".interval", "is %s; from 1s to 1h", h.Interval)
+	}
+	if h.Timeout < Duration(100*time.Millisecond) || h.Timeout > h.Interval {
+		v.wrong(at+".timeout", "is %s; from 100ms to the interval, %s", h.Timeout, h.Interval)
+	}
+	if n := h.UnhealthyThreshold; n < 1 || n > 100 {
+		v.wrong(at+".unhealthy_threshold", "is %d; from 1 to 100", n)
+	}
+	if n := h.HealthyThreshold; n < 1 || n > 100 {
+		v.wrong(at+".healthy_threshold", "is %d; from 1 to 100", n)
+	}
+}
+
+// plainTarget reports whether s can stand in a request line as it is.
+func plainTarget(s string) bool {
+	return strings.HasPrefix(s, "/") && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '#' })
 }
 
 func (v *validator) routeLimits(l *RouteLimits, at string) {

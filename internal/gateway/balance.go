@@ -69,10 +69,11 @@ func (a *attempt) worked(accepted bool) {
 	})
 }
 
-// failed: it did not. unreachable: there was no connection.
-func (a *attempt) failed(unreachable bool) {
+// failed: it did not, and err says how. unreachable: there was no connection.
+func (a *attempt) failed(unreachable bool, err error) {
 	now := time.Now()
 	a.end(false, func(h *health) {
+		h.fault, h.faultAt = faultOf(err), now
 		if h.failure(unreachable, a.began, now, rand.Float64()) { //nolint:gosec // nothing secret depends on it
 			a.b.report.putAside(a.u, h.failures, h.until.Sub(now))
 		}

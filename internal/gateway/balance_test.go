@@ -3,6 +3,7 @@ package gateway
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -137,7 +138,7 @@ func TestBalanceOneDiesAndComesBack(t *testing.T) {
 				if a.u == dead && down {
 					tries++
 					tried = append(tried, a.u)
-					a.failed(true)
+					a.failed(true, errors.New("it is down"))
 					continue
 				}
 				a.worked(true)
@@ -172,7 +173,7 @@ func TestBalanceAllAreDown(t *testing.T) {
 		b, rt := rigBalance(t, 2)
 		for range failuresAside {
 			for range 2 {
-				b.pick(rt, nil, time.Now()).failed(true)
+				b.pick(rt, nil, time.Now()).failed(true, errors.New("it is down"))
 			}
 		}
 		x, y := b.pick(rt, nil, time.Now()), b.pick(rt, nil, time.Now())
@@ -199,7 +200,7 @@ func TestBalanceAllAreDown(t *testing.T) {
 		if a := b.pick(rt, nil, time.Now()); a == nil || a.u != x.u {
 			t.Fatal("a trial that is under way is joined by a second")
 		}
-		y.failed(true)
+		y.failed(true, errors.New("it is down"))
 		if n := y.u.active.Load(); n != 0 {
 			t.Errorf("%d connections to the one that is down", n)
 		}
@@ -210,7 +211,7 @@ func TestBalanceAllAreDown(t *testing.T) {
 func TestBalanceBadAnswersRefuseNobody(t *testing.T) {
 	b, rt := rigBalance(t, 1)
 	for range 100 {
-		b.pick(rt, nil, time.Now()).failed(false)
+		b.pick(rt, nil, time.Now()).failed(false, errors.New("it is ill"))
 	}
 	for range 100 {
 		if b.pick(rt, nil, time.Now()) == nil {

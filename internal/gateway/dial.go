@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/wsbouncer/wsbouncer"
@@ -55,8 +56,8 @@ func (e statusError) Error() string { return fmt.Sprintf("it answered with statu
 type ownError struct{ error }
 
 // dial opens a WebSocket to one of the route's upstreams. Another is tried only
-// when nothing was sent to the one before. Errors are reason.UpstreamRefused or
-// UpstreamTimeout; what was wrong goes to the log.
+// when nothing was sent to the one before. Errors are reason.UpstreamRefused,
+// UpstreamTimeout or Overloaded503; what was wrong goes to the log.
 func (g *Gateway) dial(ctx context.Context, h *handshake, live *wsbouncer.Live, protocols []string) (*dialled, error) {
 	var last error
 	tried := make([]*upstream, 0, maxTries)
@@ -66,21 +67,19 @@ func (g *Gateway) dial(ctx context.Context, h *handshake, live *wsbouncer.Live, 
 			break
 		}
 		tried = append(tried, a.u)
-		conn, err := connect(ctx, a.u, a.u.tls)
+		more := len(tried) < min(maxTries, len(h.rt.upstreams))
+		conn, err := g.connectWithin(ctx, h.rt.ConnectTimeout, more, a.u)
 		if err != nil {
 			last = err
-			if givenUp(ctx) {
-				a.nothing()
-				break
+			if g.unreached(ctx, h, a, err) {
+				continue
 			}
-			a.failed(true)
-			g.report.upstream(h.rt, a.u, "the upstream cannot be reached", err)
-			continue
+			break
 		}
 		d, err := g.upgrade(ctx, conn, a.u, h, live, protocols)
 		if err != nil {
 			conn.Close()
-			g.refused(ctx, h, a, err)
+			g.unaccepted(ctx, h, a, err)
 			return nil, refusal(err)
 		}
 		a.worked(true)
@@ -95,12 +94,41 @@ func (g *Gateway) dial(ctx context.Context, h *handshake, live *wsbouncer.Live, 
 	return nil, refusal(last)
 }
 
-// retryAside is the Retry-After, in seconds, of handshakes for which there is no
-// upstream that may be tried.
-const retryAside = 1
+// connectWithin is connect within a time of its own. While there are more
+// upstreams to try it takes half of what is left at most, so that they get their
+// turn.
+func (g *Gateway) connectWithin(ctx context.Context, timeout time.Duration, more bool, u *upstream) (net.Conn, error) {
+	if by, ok := ctx.Deadline(); ok && more {
+		if half := time.Until(by) / 2; timeout <= 0 || half < timeout {
+			timeout = half
+		}
+	}
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	return g.connect(ctx, u, u.tls)
+}
 
-// refused takes an answer that is no valid 101, or none.
-func (g *Gateway) refused(ctx context.Context, h *handshake, a *attempt, err error) {
+// unreached takes a failure to connect, and reports whether to try another.
+func (g *Gateway) unreached(ctx context.Context, h *handshake, a *attempt, err error) bool {
+	if lacking := exhausted(err); lacking != nil {
+		a.nothing()
+		g.ranOut(a.u, lacking, err)
+		return lacking == noSourcePort // which are counted for each upstream
+	}
+	if givenUp(ctx) {
+		a.nothing()
+		return false
+	}
+	g.report.upstream(h.rt, a.u, "the upstream cannot be reached", err)
+	a.failed(true, err)
+	return true
+}
+
+// unaccepted takes an answer that is no valid 101, or none.
+func (g *Gateway) unaccepted(ctx context.Context, h *handshake, a *attempt, err error) {
 	var status statusError
 	var ours ownError
 	switch {
@@ -112,10 +140,14 @@ func (g *Gateway) refused(ctx context.Context, h *handshake, a *attempt, err err
 		a.nothing()
 		return
 	default:
-		a.failed(false)
+		a.failed(false, err)
 	}
 	g.report.upstream(h.rt, a.u, "the upstream did not accept the handshake", err)
 }
+
+// retryAside is the Retry-After, in seconds, of handshakes for which there is no
+// upstream that may be tried.
+const retryAside = 1
 
 // givenUp reports whether somebody ended the handshake while there was time: the
 // client went away, or the library ended it. That says nothing about the
@@ -130,11 +162,51 @@ func givenUp(ctx context.Context) bool {
 const lastMoment = 500 * time.Millisecond
 
 func refusal(err error) error {
-	var timeout net.Error
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
+	if exhausted(err) != nil {
+		return reason.Overloaded503
+	}
+	if timedOut(err) {
 		return reason.UpstreamTimeout
 	}
 	return reason.UpstreamRefused
+}
+
+func timedOut(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// faultOf names a failure's kind for people who look at a list of upstreams. It
+// holds nothing that an upstream says but a status.
+func faultOf(err error) string {
+	var status statusError
+	var answer answerError
+	var name *net.DNSError
+	var cert *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	var alert tls.AlertError
+	switch {
+	case errors.As(err, &status):
+		return fmt.Sprintf("status %d", int(status))
+	case errors.As(err, &answer):
+		return "bad answer"
+	case timedOut(err): // a name server's too
+		return "timeout"
+	case errors.As(err, &name):
+		return "name not found"
+	case errors.As(err, &cert):
+		return "certificate"
+	case errors.As(err, &record), errors.As(err, &alert):
+		return "TLS"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "no route"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "closed"
+	}
+	return "other"
 }
 
 func connect(ctx context.Context, u *upstream, conf *tls.Config) (net.Conn, error) {

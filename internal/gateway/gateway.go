@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -36,9 +38,14 @@ type Gateway struct {
 	o       Options
 	table   atomic.Pointer[table]
 	routing sync.Mutex // held while the table is replaced
-	balance *balancer
-	wheel   *wheel.Wheel
-	report  *reporter
+	// rerouted tells the health checks of a new table.
+	rerouted chan struct{}
+	balance  *balancer
+	// connect is connect, but in tests.
+	connect     func(context.Context, *upstream, *tls.Config) (net.Conn, error)
+	exhaustions exhaustions
+	wheel       *wheel.Wheel
+	report      *reporter
 }
 
 // New is a Gateway. It starts nothing.
@@ -49,18 +56,22 @@ func New(o Options) (*Gateway, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	g := &Gateway{o: o, wheel: wheel.New(), report: newReporter(o.Log)}
+	g := &Gateway{o: o, wheel: wheel.New(), report: newReporter(o.Log), connect: connect, rerouted: make(chan struct{}, 1)}
 	g.balance = &balancer{report: g.report}
 	return g, g.SetRoutes(o.Routes)
 }
 
-// Run relays, and keeps idle time-outs and the bound on log lines, until ctx ends.
+// Run relays, and keeps idle time-outs, health checks and the bound on log lines,
+// until ctx ends.
 func (g *Gateway) Run(ctx context.Context) error {
-	var reports sync.WaitGroup
-	reports.Go(func() { _ = g.report.log.Run(ctx) }) // ends with ctx alone
-	defer reports.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer stop()
+	others.Go(func() { _ = g.report.log.Run(ctx) }) // ends with ctx alone
+	others.Go(func() { g.check(ctx) })
 	if g.o.Loops != nil {
-		reports.Go(func() { _ = g.o.Loops.Run(ctx) })
+		others.Go(func() { _ = g.o.Loops.Run(ctx) })
 	}
 	return g.wheel.Run(ctx)
 }
@@ -81,6 +92,10 @@ func (g *Gateway) SetRoutes(routes []Route) error {
 		return err
 	}
 	g.table.Store(t)
+	select {
+	case g.rerouted <- struct{}{}:
+	default: // it is told already
+	}
 	return nil
 }
 

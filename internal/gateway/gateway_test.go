@@ -45,11 +45,32 @@ type rig struct {
 	t       *testing.T
 	bouncer *wsbouncer.Bouncer
 	issuer  *bouncertest.Issuer
+	gateway *gateway.Gateway
 	server  *httptest.Server
+	log     logBuffer
+}
+
+// logBuffer is what the gateway told the operator.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // newRig starts a gateway before an upstream that does serve with every
-// connection, its request read. opened is told of each connection that opens.
+// connection, its request read; the route's other upstreams come before it. opened
+// is told of each connection that opens.
 func newRig(t *testing.T, route gateway.Route, limits wsbouncer.Limits, serve func(net.Conn, *http.Request), opened func(*rig, wsbouncer.Event)) *rig {
 	t.Helper()
 	r := &rig{t: t, issuer: bouncertest.NewIssuer(t)}
@@ -66,12 +87,13 @@ func newRig(t *testing.T, route gateway.Route, limits wsbouncer.Limits, serve fu
 		t.Fatal(err)
 	}
 	r.bouncer = b
-	route.Path, route.Upstreams = "/chat", []*url.URL{upstream(t, serve)}
+	route.Path, route.Upstreams = "/chat", append(route.Upstreams, upstream(t, serve))
 	loops, _ := relay.NewLoops(2) // nil where there are none
-	g, err := gateway.New(gateway.Options{Loops: loops, Bouncer: b, Routes: []gateway.Route{route}, Peers: httpx.NewPeers(nil), Log: slog.New(slog.DiscardHandler)})
+	g, err := gateway.New(gateway.Options{Loops: loops, Bouncer: b, Routes: []gateway.Route{route}, Peers: httpx.NewPeers(nil), Log: slog.New(slog.NewTextHandler(&r.log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.gateway = g
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = g.Run(ctx) })

@@ -26,15 +26,19 @@ type health struct {
 	// trial: one handshake is trying it.
 	trial bool
 
-	// misses counts failed checks in a row.
-	misses int
+	// out: checks say that it is not well. against counts those in a row that say
+	// the opposite.
+	out     bool
+	against int
+
+	// fault is the kind of the last failure, and when that was.
+	fault   string
+	faultAt time.Time
 }
 
 const (
-	// failuresAside is how many failures in a row put an upstream aside, missesOut
-	// how many failed checks take it out.
+	// failuresAside is how many failures in a row put an upstream aside.
 	failuresAside = 3
-	missesOut     = 2
 	// pauseMin and pauseMax bound how long an upstream is put aside.
 	pauseMin = time.Second
 	pauseMax = 30 * time.Second
@@ -62,11 +66,11 @@ func (h *health) standing(now time.Time) standing {
 	switch {
 	case h.pause > 0 && h.unreachable && h.trial:
 		return taken
-	case h.misses >= missesOut && (h.pause == 0 || !h.unreachable):
+	case h.out && (h.pause == 0 || !h.unreachable):
 		return out
 	case h.pause == 0:
 		return good
-	case h.misses < missesOut && !h.trial && !now.Before(h.until):
+	case !h.out && !h.trial && !now.Before(h.until):
 		return due
 	case h.unreachable:
 		return aside
@@ -115,16 +119,16 @@ func (h *health) failure(unreachable bool, began, now time.Time, jitter float64)
 }
 
 // checked is the outcome of an active check, and reports whether it changed
-// what is done with the upstream. One that passes shows that it can be reached.
-func (h *health) checked(ok bool, now time.Time) (changed bool) {
-	before := h.misses >= missesOut
-	if !ok {
-		h.misses = min(h.misses+1, missesOut)
-		return !before && h.misses >= missesOut
+// what is done with the upstream. need is how many in a row take it out, or bring
+// it back. One that passes shows that it can be reached.
+func (h *health) checked(ok bool, need int, now time.Time) (changed bool) {
+	if ok != h.out {
+		h.against = 0
+	} else if h.against++; h.against >= need {
+		h.out, h.against, changed = !ok, 0, true
 	}
-	h.misses = 0
-	if h.unreachable {
-		before = h.success(now) || before
+	if ok && !h.out && h.unreachable {
+		changed = h.success(now) || changed
 	}
-	return before
+	return changed
 }

@@ -107,10 +107,11 @@ func TestHealthJitterKeepsTheBounds(t *testing.T) {
 
 func TestHealthChecks(t *testing.T) {
 	var h health
-	if h.checked(false, epoch) || h.standing(epoch) != good || !h.checked(false, epoch) || h.standing(epoch) != out {
-		t.Error("the second failed check takes it out, not the first")
+	if h.checked(false, 2, epoch) || h.standing(epoch) != good || h.checked(true, 1, epoch) || h.checked(false, 2, epoch) ||
+		!h.checked(false, 2, epoch) || h.standing(epoch) != out {
+		t.Error("the second failed check in a row takes it out, not the first")
 	}
-	if h.checked(false, epoch) {
+	if h.checked(false, 2, epoch) {
 		t.Error("a third is no news")
 	}
 	for range failuresAside {
@@ -119,13 +120,20 @@ func TestHealthChecks(t *testing.T) {
 	if h.standing(epoch) != aside || h.standing(epoch.Add(time.Hour)) != aside {
 		t.Error("out and unreachable: neither out alone nor due")
 	}
-	if !h.checked(true, epoch) || h.standing(epoch) != good || h.checked(true, epoch) {
-		t.Error("a check that passes brings it back, once")
+	for range 2 { // one failure between them, and they are not in a row
+		if h.checked(true, 2, epoch) || h.standing(epoch) != aside {
+			t.Error("one check that passes brings it back, not two")
+		}
+		h.checked(false, 2, epoch)
+	}
+	h.checked(true, 2, epoch)
+	if !h.checked(true, 2, epoch) || h.standing(epoch) != good || h.checked(true, 2, epoch) {
+		t.Error("checks that pass bring it back, once")
 	}
 	for range failuresAside {
 		h.failure(false, epoch, epoch, 0)
 	}
-	if h.checked(true, epoch) || h.standing(epoch) != avoided {
+	if h.checked(true, 2, epoch) || h.standing(epoch) != avoided {
 		t.Error("a check tells nothing of how handshakes are answered")
 	}
 }

@@ -23,6 +23,11 @@ func (p *reporter) upstream(rt *route, u *upstream, what string, err error) {
 		slog.String("route", rt.Path), slog.String("upstream", u.url.Redacted()), slog.String("error", err.Error()))
 }
 
+func (p *reporter) exhausted(u *upstream, e *exhaustion, err error) {
+	p.log.Log(context.Background(), slog.LevelError, "exhausted", e.what,
+		slog.String("upstream", u.url.Redacted()), slog.String("error", err.Error()), slog.String("advice", e.advice))
+}
+
 // health tells what becomes of an upstream: a kind of its own, so that the
 // failures that lead to it do not crowd it out.
 func (p *reporter) health(u *upstream, what string, attrs ...slog.Attr) {

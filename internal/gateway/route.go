@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/wsbouncer/wsbouncer"
 )
@@ -35,6 +36,11 @@ type Route struct {
 	UTF8Check bool
 	// UpstreamTLS is for wss upstreams; nil: the system's roots.
 	UpstreamTLS *tls.Config
+	// ConnectTimeout bounds a connection to an upstream until its TLS is there;
+	// zero: as long as the handshake has.
+	ConnectTimeout time.Duration
+	// HealthCheck is asked of each upstream; nil: none.
+	HealthCheck *HealthCheck
 }
 
 // route is a Route in use.
@@ -55,18 +61,24 @@ type table struct {
 	mux *http.ServeMux
 	// upstreams are those of all routes, each once.
 	upstreams []*upstream
+	checks    map[*upstream]HealthCheck
 }
 
 // CheckRoutes reports the first route, by its index, that cannot be used with
-// those before it.
-func CheckRoutes(routes []Route) (int, error) {
-	_, i, err := newTable(routes, nil)
-	return i, err
+// those before it, and the configuration's key that is at fault.
+func CheckRoutes(routes []Route) (i int, key string, err error) {
+	_, i, err = newTable(routes, nil)
+	if key = "path"; errors.Is(err, errTwoChecks) {
+		key = "health_check"
+	}
+	return i, key, err
 }
+
+var errTwoChecks = errors.New("another route checks the same upstream in another way; an upstream has one check, which holds for all of its routes")
 
 // newTable takes the upstreams that old has too from there.
 func newTable(routes []Route, old *table) (_ *table, bad int, err error) {
-	t := &table{mux: http.NewServeMux()}
+	t := &table{mux: http.NewServeMux(), checks: map[*upstream]HealthCheck{}}
 	for i, r := range routes {
 		if err := t.add(r, old); err != nil {
 			return nil, i, err
@@ -90,9 +102,17 @@ func (t *table) add(r Route, old *table) (err error) {
 		if u == nil || (u.Scheme != "ws" && u.Scheme != "wss") || u.Host == "" {
 			return fmt.Errorf("upstream %v is not a ws:// or wss:// address", u)
 		}
-		if server := t.upstream(u, r.UpstreamTLS, old); !slices.Contains(rt.upstreams, server) {
+		server := t.upstream(u, r.UpstreamTLS, old)
+		if !slices.Contains(rt.upstreams, server) {
 			rt.upstreams = append(rt.upstreams, server)
 		}
+		if r.HealthCheck == nil {
+			continue
+		}
+		if c, ok := t.checks[server]; ok && c != *r.HealthCheck {
+			return errTwoChecks
+		}
+		t.checks[server] = *r.HealthCheck
 	}
 	defer func() { // ServeMux tells by panicking
 		if p := recover(); p != nil {

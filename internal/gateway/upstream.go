@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // upstream is one server behind routes, and what is known of it. Routes that
@@ -23,6 +24,44 @@ type upstream struct {
 // is reports whether u is the server that a route means.
 func (u *upstream) is(address string, conf *tls.Config) bool {
 	return addressOf(u.url) == address && sameTLS(u.tls, conf)
+}
+
+// UpstreamState is what is known of an upstream at this moment.
+type UpstreamState struct {
+	URL string
+	// Connections are live ones, and those being opened.
+	Connections int64
+	// State is ok; avoided (its answers to handshakes are bad, so others come
+	// first), out (its health check fails), unreachable: one handshake at a time
+	// tries it.
+	State string
+	// Until is when an upstream that is avoided or unreachable is tried again
+	// whatever others there are.
+	Until time.Time
+	// LastFailure is the kind of the last one, and FailedAt when it was.
+	LastFailure string
+	FailedAt    time.Time
+}
+
+// Upstreams are those of the routes in use, each once.
+func (g *Gateway) Upstreams() []UpstreamState {
+	now := time.Now()
+	g.balance.mu.Lock()
+	defer g.balance.mu.Unlock()
+	var list []UpstreamState
+	for _, u := range g.table.Load().upstreams {
+		s := UpstreamState{URL: u.url.Redacted(), Connections: u.active.Load(), State: "ok", LastFailure: u.health.fault, FailedAt: u.health.faultAt}
+		switch h := &u.health; {
+		case h.pause > 0 && h.unreachable:
+			s.State, s.Until = "unreachable", h.until
+		case h.standing(now) == out:
+			s.State = "out"
+		case h.pause > 0:
+			s.State, s.Until = "avoided", h.until
+		}
+		list = append(list, s)
+	}
+	return list
 }
 
 // addressOf writes a URL in the form in which two of the same server are equal.
