@@ -4,10 +4,11 @@ package main
 
 import (
 	"encoding/json"
-	"io"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -97,25 +98,28 @@ func TestAServerThatTakesABadTokenIsNotMeasured(t *testing.T) {
 	}
 }
 
-func TestTheTargetIsAShareOfHAProxysMedian(t *testing.T) {
+func TestRatiosAreThoseOfTheRounds(t *testing.T) {
 	r := report{}
 	f := r.figure("cost", "CPU s")
+	f.OfPeer = 0.7
+	for _, round := range [][2]float64{{1, 2}, {30, 40}, {3, 2}} { // the second was disturbed: 0.5, 0.75, 1.5
+		f.add("wsbouncer", round[0])
+		f.add("haproxy", round[1])
+	}
+	if f.settle(); !slices.Equal(f.Ratio, []float64{0.5, 0.75, 1.5}) || *f.Reached {
+		t.Errorf("ratio %v, reached %v", f.Ratio, *f.Reached)
+	}
 	f.OfPeer = 0.8
-	for _, v := range []float64{9, 1, 2} { // the median is 2
-		f.add("wsbouncer", v)
-	}
-	for _, v := range []float64{2.5, 2.4, 0.1} {
-		f.add("haproxy", v)
-	}
-	f.settle()
-	if *f.Ratio != 2/2.4 || *f.Reached {
-		t.Errorf("ratio %v, reached %v", *f.Ratio, *f.Reached)
-	}
-	f.OfPeer = 0.9
 	if f.settle(); !*f.Reached {
 		t.Error("not reached")
 	}
-	if err := r.table(io.Discard); err != nil {
-		t.Error(err)
+
+	file := filepath.Join(t.TempDir(), "report.json")
+	if err := r.json(file); err != nil {
+		t.Fatal(err)
+	}
+	var now, again strings.Builder
+	if err := errors.Join(r.table(&now), show(file, &again)); err != nil || now.String() != again.String() || !strings.Contains(now.String(), "| 0.75 (0.50–1.50) | ≤ 0.80 × |") {
+		t.Errorf("%v\n%s\n%s", err, &now, &again)
 	}
 }

@@ -82,6 +82,7 @@ func run() (err error) {
 	only := flag.String("only", strings.Join(names, ","), "what to measure, separated by commas")
 	peers := flag.String("peers", "haproxy,nginx", "what to compare with, separated by commas; empty: nothing")
 	asJSON := flag.String("json", "", "a file to write all rounds' values to")
+	shown := flag.String("show", "", "measure nothing, and print the table of a file that -json wrote")
 	flag.StringVar(&b.binary, "binary", "bin/wsbouncer", "the gateway to measure")
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds of the figures that are compared")
 	flag.IntVar(&b.idle, "idle", 9000, "connections of the rows that need many (two descriptors each)")
@@ -90,6 +91,9 @@ func run() (err error) {
 	flag.BoolVar(&b.quick, "quick", false, "fewer rounds and connections: for a first look")
 	flag.BoolVar(&b.keep, "keep", false, "keep the servers' configurations and say where they are")
 	flag.Parse()
+	if *shown != "" {
+		return show(*shown, os.Stdout)
+	}
 	want := strings.Split(*only, ",")
 	for _, w := range want {
 		if !slices.Contains(names, w) {

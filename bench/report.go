@@ -23,7 +23,7 @@ type figure struct {
 	Unit     string               `json:"unit"`
 	Measured map[string][]float64 `json:"measured"` // by server, a value for each round
 	Median   map[string]float64   `json:"median"`
-	Ratio    *float64             `json:"ratio,omitempty"` // wsbouncer's to HAProxy's
+	Ratio    []float64            `json:"ratio,omitempty"` // wsbouncer's to HAProxy's: least, median and largest of the rounds'
 	OfPeer   float64              `json:"to_reach_ratio,omitempty"`
 	AtMost   float64              `json:"to_reach,omitempty"`
 	Reached  *bool                `json:"reached,omitempty"`
@@ -132,7 +132,7 @@ func (r *report) late(name, server string, d []time.Duration, counts, atMost flo
 }
 
 func (f *figure) settle() {
-	f.Median = map[string]float64{}
+	f.Median, f.Ratio, f.Reached = map[string]float64{}, nil, nil
 	for server, vs := range f.Measured {
 		f.Median[server] = median(vs)
 	}
@@ -141,16 +141,26 @@ func (f *figure) settle() {
 		return
 	}
 	reached := func(is bool) { f.Reached = &is }
-	if peer, ok := f.Median["haproxy"]; ok && peer > 0 && own > 0 {
-		ratio := own / peer
-		f.Ratio = &ratio
-		if f.OfPeer > 0 {
-			reached(ratio <= f.OfPeer)
-		}
+	if f.Ratio = ratios(f.Measured["wsbouncer"], f.Measured["haproxy"]); f.Ratio != nil && f.OfPeer > 0 {
+		reached(f.Ratio[1] <= f.OfPeer)
 	}
 	if f.AtMost > 0 {
 		reached(own <= f.AtMost)
 	}
+}
+
+// ratios divides round by round, since what disturbs a round disturbs both.
+func ratios(own, peer []float64) []float64 {
+	var each []float64
+	for i := range min(len(own), len(peer)) {
+		if own[i] > 0 && peer[i] > 0 {
+			each = append(each, own[i]/peer[i])
+		}
+	}
+	if each == nil {
+		return nil
+	}
+	return []float64{slices.Min(each), median(each), slices.Max(each)}
 }
 
 func median(vs []float64) float64 {
@@ -167,6 +177,22 @@ func (r *report) json(path string) error {
 		return err
 	}
 	return os.WriteFile(path, append(text, '\n'), 0o644) //nolint:gosec // nothing in it is secret
+}
+
+// show prints the table of a run that was written.
+func show(path string, w io.Writer) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var r report
+	if err := json.Unmarshal(text, &r); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for _, f := range r.Figures {
+		f.settle()
+	}
+	return r.table(w)
 }
 
 var columns = []string{"wsbouncer", "haproxy", "nginx", "direct"}
@@ -188,7 +214,10 @@ func (r *report) table(w io.Writer) error {
 		}
 		ratio, reach, reached := "", "", ""
 		if f.Ratio != nil {
-			ratio = fmt.Sprintf("%.2f", *f.Ratio)
+			ratio = fmt.Sprintf("%.2f", f.Ratio[1])
+			if f.Ratio[0] != f.Ratio[2] {
+				ratio += fmt.Sprintf(" (%.2f–%.2f)", f.Ratio[0], f.Ratio[2])
+			}
 		}
 		switch {
 		case f.OfPeer > 0:
