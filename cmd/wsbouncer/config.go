@@ -11,6 +11,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/wsbouncer/wsbouncer/internal/adminapi"
 	"github.com/wsbouncer/wsbouncer/internal/app"
 	"github.com/wsbouncer/wsbouncer/internal/config"
 )
@@ -186,7 +187,8 @@ type healthCmd struct {
 	Timeout time.Duration `default:"5s" help:"How long to wait."`
 }
 
-// Run asks /readyz.
+// Run asks /readyz, or the admin socket where the public listener speaks only to
+// whom this machine is not.
 func (c *healthCmd) Run(ctx context.Context, s *streams) error {
 	url := c.URL
 	var host string
@@ -195,6 +197,9 @@ func (c *healthCmd) Run(ctx context.Context, s *streams) error {
 		cfg, _, err := config.Load(c.path())
 		if err != nil {
 			return broken(c.path(), err)
+		}
+		if app.Selective(cfg) {
+			return c.bySocket(ctx, s, app.SocketPath(cfg.Data))
 		}
 		url, host, client.Transport = app.LocalURL(cfg)
 	}
@@ -213,6 +218,20 @@ func (c *healthCmd) Run(ctx context.Context, s *streams) error {
 	if res.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(io.LimitReader(res.Body, 1024))
 		return fmt.Errorf("not ready: %s %s", res.Status, body)
+	}
+	fmt.Fprintln(s.out, "ready")
+	return nil
+}
+
+func (c *healthCmd) bySocket(ctx context.Context, s *streams, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	st, err := adminapi.NewUnixClient(path).Status(ctx)
+	if err != nil {
+		return fmt.Errorf("not reachable: %w", err)
+	}
+	if !st.Ready {
+		return errors.New("not ready: starting or stopping")
 	}
 	fmt.Fprintln(s.out, "ready")
 	return nil

@@ -39,6 +39,10 @@ func listenPublic(ctx context.Context, addr string) (net.Listener, error) {
 	return l, nil
 }
 
+// Selective reports whether the public listener of a configuration speaks only to
+// peers that bring something this machine does not have.
+func Selective(c *config.Config) bool { return c.ProxyProtocol }
+
 // LocalURL is how this machine reaches the public listener of a configuration:
 // the address, the Host to send, and a transport that accepts the certificate
 // for that name.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -80,6 +81,12 @@ func (o *observer) Observe(e wsbouncer.Event) {
 			slog.String("value", e.Revocation.Value), slog.Int64("seq", e.Revocation.Seq),
 			slog.String("reason", e.Revocation.Reason.Text), slog.Int("closed", e.Closed), ms)
 	}
+}
+
+// proxyRefused tells of a connection that brought no good PROXY header.
+func (o *observer) proxyRefused(proxy net.Addr, why error) {
+	o.refusals.Log(context.Background(), slog.LevelWarn, "proxy", "connection refused at the PROXY header",
+		slog.String("from", proxy.String()), slog.String("error", why.Error()))
 }
 
 // told is the audit trail: events are kept in the database, and told in the log

@@ -237,10 +237,11 @@ func (a *App) assertion(audience string, p *wsbouncer.Principal) (string, error)
 }
 
 // onlyTrusted refuses plain http from anybody but a trusted proxy on a
-// listener that other machines reach: TLS ends at the proxy, or here.
+// listener that other machines reach: TLS ends at the proxy, or here. With the
+// PROXY protocol nobody else gets as far as this.
 func (a *App) onlyTrusted(next http.Handler) http.Handler {
 	c := a.o.Config
-	if c.TLS != nil || c.Loopback() || c.InsecureHTTP {
+	if c.TLS != nil || c.Loopback() || c.InsecureHTTP || c.ProxyProtocol {
 		return next
 	}
 	refusal := &httpx.Problem{Status: http.StatusForbidden, Code: "tls_required",

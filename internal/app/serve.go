@@ -52,6 +52,9 @@ func (a *App) run(ctx context.Context) error {
 		public.Close()
 		return err
 	}
+	if c.ProxyProtocol {
+		public = httpx.ListenBehindProxies(public, a.peers, a.watch.proxyRefused)
+	}
 	if a.cert != nil {
 		public = tls.NewListener(public, tlsConfig(c.TLS, a.cert))
 	}
@@ -259,6 +262,7 @@ func needsRestart(old, c *config.Config) config.Problems {
 	}
 	fixed("listen", old.Listen == c.Listen)
 	fixed("relay", old.Relay == c.Relay)
+	fixed("proxy_protocol", old.ProxyProtocol == c.ProxyProtocol)
 	fixed("public_url", old.PublicURL.String() == c.PublicURL.String())
 	fixed("data", old.Data == c.Data)
 	fixed("auth_path", old.AuthPath == c.AuthPath)

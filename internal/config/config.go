@@ -13,7 +13,7 @@ type Config struct {
 	Hosts          []string `yaml:"hosts"`
 	TLS            *TLS     `yaml:"tls,omitempty"`
 	TrustedProxies []Prefix `yaml:"trusted_proxies"`
-	ProxyProtocol  bool     `yaml:"proxy_protocol" later:"the PROXY protocol"`
+	ProxyProtocol  bool     `yaml:"proxy_protocol"`
 	AuthPath       string   `yaml:"auth_path"`
 	Data           string   `yaml:"data"`
 	Database       string   `yaml:"database"`

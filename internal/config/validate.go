@@ -124,6 +124,9 @@ func (v *validator) listener() {
 	if public && u.Scheme == "http" {
 		v.warn("public_url", "plain http: tokens and passwords can be read on the way")
 	}
+	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
+		v.wrong("proxy_protocol", "is believed of trusted_proxies alone, and there is none")
+	}
 	for i, p := range c.TrustedProxies {
 		if p.Bits() == 0 {
 			v.warn(fmt.Sprintf("trusted_proxies[%d]", i), "every address is a trusted proxy, so anybody can claim any address")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/wsbouncer/wsbouncer"
+	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
 	"github.com/wsbouncer/wsbouncer/internal/relay"
 )
@@ -160,6 +161,9 @@ func hijack(w http.ResponseWriter) (c net.Conn, early int, err error) {
 	c, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil, 0, errors.Join(errors.New("taking over the connection"), err)
+	}
+	if p, ok := c.(*httpx.ProxiedConn); ok { // the relay wants the socket itself
+		c = p.TCPConn
 	}
 	return c, buffered(rw), nil
 }
