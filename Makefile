@@ -9,7 +9,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin/wsbouncer
 
-.PHONY: dev build test test-go test-wycheproof test-client test-browser lint bench fuzz soak test-soak tools
+.PHONY: dev build test test-go test-wycheproof test-client test-browser lint bench fuzz soak test-soak test-apps tools
 
 dev: ## the whole product on loopback, with a demo chat
 	go run ./cmd/wsbouncer dev
@@ -17,7 +17,7 @@ dev: ## the whole product on loopback, with a demo chat
 build:
 	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/wsbouncer
 
-test: tools test-client test-go test-wycheproof test-soak test-browser
+test: tools test-client test-go test-wycheproof test-soak test-apps test-browser
 
 test-go:
 	go test -race -timeout 20m $$(go list ./... | grep -v /test/e2e)
@@ -37,6 +37,13 @@ test-browser: build test/browser/node_modules
 test-soak: ## a short soak, of a binary that looks for data races
 	go build -race -o $(BIN)-race ./cmd/wsbouncer
 	go run ./test/soak -binary $(BIN)-race -duration 10s -clients 20 -burst 300 -memory 400 # of which most is the detector's own
+
+test-apps: build test/apps/node_modules ## applications of others, direct and through the gateway
+	cd test/apps && npm test
+
+test/apps/node_modules: test/apps/package-lock.json
+	cd test/apps && npm ci --no-audit --no-fund
+	@touch $@
 
 client/node_modules: client/package-lock.json
 	cd client && npm ci --no-audit --no-fund
@@ -68,5 +75,6 @@ fuzz:
 		done; \
 	done
 
-tools: ## what the tests need besides Go and Node: a browser
-	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+tools: ## what the tests need besides Go and Node: a browser, an MQTT broker, a proxy for VNC
+	@missing=; for tool in chromium mosquitto websockify; do PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+		test -z "$$missing" || { apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
