@@ -41,7 +41,9 @@ func listenPublic(ctx context.Context, addr string) (net.Listener, error) {
 
 // Selective reports whether the public listener of a configuration speaks only to
 // peers that bring something this machine does not have.
-func Selective(c *config.Config) bool { return c.ProxyProtocol }
+func Selective(c *config.Config) bool {
+	return c.ProxyProtocol || c.TLS != nil && c.TLS.ClientCA != ""
+}
 
 // LocalURL is how this machine reaches the public listener of a configuration:
 // the address, the Host to send, and a transport that accepts the certificate

@@ -47,7 +47,7 @@ type TLS struct {
 	Key        string `yaml:"key" path:"file"`
 	MinVersion string `yaml:"min_version" oneof:"1.2 1.3"`
 	ACME       any    `yaml:"acme,omitempty" later:"certificates by ACME"`
-	ClientCA   string `yaml:"client_ca,omitempty" later:"client certificates"`
+	ClientCA   string `yaml:"client_ca,omitempty" path:"file"`
 }
 
 // Admin is the admin interface. The socket in the data folder is always there.

@@ -16,6 +16,7 @@ var ownHeaders = map[string]bool{
 	"transfer-encoding": true, "content-length": true, "expect": true, "http2-settings": true,
 	"proxy-connection": true, "proxy-authorization": true, "proxy-authenticate": true,
 	"authorization": true, "forwarded": true, "x-real-ip": true,
+	"client-cert": true, "client-cert-chain": true, // RFC 9440: what a proxy says of the client's certificate
 	"sec-websocket-key": true, "sec-websocket-version": true, "sec-websocket-accept": true,
 	"sec-websocket-protocol": true, "sec-websocket-extensions": true,
 }

@@ -44,6 +44,8 @@ var brokenConfigs = map[string]struct{ yaml, key, says string }{
 	"certificate unreadable":      {"tls: {cert: nowhere.pem, key: nowhere.key}\nissuer: {}\n" + goodRoute, "tls.cert", "no such file"},
 	"certificate of another key":  {"tls: {cert: one.pem, key: two.key}\nissuer: {}\n" + goodRoute, "tls", "private key"},
 	"certificate without a key":   {"tls: {cert: one.pem}\nissuer: {}\n" + goodRoute, "tls", "key"},
+	"client_ca that is none":      {"tls: {cert: one.pem, key: one.key, client_ca: text}\nissuer: {}\n" + goodRoute, "tls", "client_ca"},
+	"client_ca of a key":          {"tls: {cert: one.pem, key: one.key, client_ca: one.key}\nissuer: {}\n" + goodRoute, "tls", "PRIVATE KEY"},
 	"certificate that is none":    {"tls: {cert: text, key: text}\nissuer: {}\n" + goodRoute, "tls", "text"},
 	"any origin and cookies":      {"origins: ['*']\nissuer: {}\nroutes: [{path: /chat, upstream: 'ws://127.0.0.1:9', token_from: [cookie]}]\n", "origins[0]", "any site"},
 	"any origin and others":       {"origins: ['*', 'https://a.example']\nissuer: {}\n" + goodRoute, "origins", "alone"},
@@ -80,7 +82,6 @@ var brokenConfigs = map[string]struct{ yaml, key, says string }{
 	"upstream CA is none": {"issuer: {}\nroutes: [{path: /a, upstream: 'wss://127.0.0.1:9', upstream_tls: {ca: text}}]\n", "routes[0].upstream_tls.ca", "PEM"},
 
 	"lacks ACME":           {"tls: {acme: {domains: [a.example]}}\nissuer: {}\n" + goodRoute, "tls.acme", "lacks"},
-	"lacks client_ca":      {"tls: {cert: one.pem, key: one.key, client_ca: one.pem}\nissuer: {}\n" + goodRoute, "tls.client_ca", "lacks"},
 	"lacks providers":      {"login: {providers: [{name: corp}]}\nissuer: {}\n" + goodRoute, "login.providers", "lacks"},
 	"lacks clients":        {"clients: [{id: a}]\nissuer: {}\n" + goodRoute, "clients", "lacks"},
 	"lacks discovery":      {trusting("RS256", "discovery: true"), "trust[0].keys.discovery", "lacks"},
