@@ -59,6 +59,7 @@ type App struct {
 	cookies httpx.Cookies
 	events  audit.Sink
 	cert    *certificate
+	files   *descriptors
 
 	admin    http.Handler
 	public   http.Handler
@@ -85,7 +86,7 @@ func open(ctx context.Context, o Options) (_ *App, err error) {
 		return nil, problems
 	}
 	c := o.Config
-	a := &App{o: o, log: o.Log, started: time.Now(), cert: p.cert, peers: httpx.NewPeers(c.ProxyPrefixes()), watch: newObserver(o.Log)}
+	a := &App{o: o, log: o.Log, started: time.Now(), cert: p.cert, files: newDescriptors(), peers: httpx.NewPeers(c.ProxyPrefixes()), watch: newObserver(o.Log)}
 	a.inForce(c, o.Warnings)
 	if a.data, err = openData(c.Data); err != nil {
 		return nil, err

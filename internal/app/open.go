@@ -165,7 +165,7 @@ func (a *App) openHandlers(p *plan) (err error) {
 	}
 	a.gateway, err = gateway.New(gateway.Options{
 		Bouncer: a.bouncer, Routes: p.routes, Peers: a.peers, Log: a.log,
-		Assertion: a.assertion, Loops: loops,
+		Assertion: a.assertion, Loops: loops, Room: a.files.room,
 	})
 	if err != nil {
 		return err

@@ -52,6 +52,7 @@ func (a *App) run(ctx context.Context) error {
 		public.Close()
 		return err
 	}
+	public = &frugal{Listener: public, files: a.files, log: a.log}
 	if c.ProxyProtocol {
 		public = httpx.ListenBehindProxies(public, a.peers, a.watch.proxyRefused)
 	}
@@ -91,7 +92,8 @@ func (a *App) run(ctx context.Context) error {
 	own("signals", a.reloadOnHangup)
 
 	a.ready.Store(true)
-	a.log.Info("ready", "public", a.addr.String(), "admin", a.data.file(socketFile), "public_url", c.PublicURL.String(), "version", a.o.Version)
+	a.log.Info("ready", "public", a.addr.String(), "admin", a.data.file(socketFile), "public_url", c.PublicURL.String(), "version", a.o.Version,
+		"descriptors", a.files.limit)
 	if a.o.Ready != nil {
 		a.o.Ready(a)
 	}

@@ -98,6 +98,9 @@ func (g *Gateway) dial(ctx context.Context, h *handshake, live *wsbouncer.Live, 
 // upstreams to try it takes half of what is left at most, so that they get their
 // turn.
 func (g *Gateway) connectWithin(ctx context.Context, timeout time.Duration, more bool, u *upstream) (net.Conn, error) {
+	if g.o.Room != nil && !g.o.Room() {
+		return nil, errReserve
+	}
 	if by, ok := ctx.Deadline(); ok && more {
 		if half := time.Until(by) / 2; timeout <= 0 || half < timeout {
 			timeout = half

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"syscall"
 )
@@ -31,6 +32,9 @@ func exhausted(err error) *exhaustion {
 	}
 	return nil
 }
+
+// errReserve: what is left is not for connections.
+var errReserve = fmt.Errorf("those left are kept in reserve: %w", syscall.EMFILE)
 
 // exhaustions counts what was lacking since the start.
 type exhaustions struct {

@@ -28,6 +28,9 @@ type Options struct {
 	Assertion func(audience string, p *wsbouncer.Principal) (string, error)
 	// Loops relay what they can; nil: goroutines do. Run runs them.
 	Loops *relay.Loops
+	// Room reports whether there is a file descriptor for a connection to an
+	// upstream; nil: the system says so.
+	Room func() bool
 	// Log is for the operator; nil: slog.Default.
 	Log *slog.Logger
 }

@@ -55,6 +55,7 @@ type server struct {
 	addr   string // host:port
 	url    string // http(s)://host:port, which is its public_url and only origin
 	admin  string // the socket
+	nofile int    // ulimit -n it runs under; 0: this process's
 	cmd    *exec.Cmd
 	log    *logBuffer
 	exited chan struct{} // closed when the process is gone; then code is set
@@ -116,6 +117,9 @@ func (s *server) run() bool {
 	s.t.Helper()
 	s.log, s.exited = &logBuffer{}, make(chan struct{})
 	s.cmd = exec.Command(binary, "serve", "--config", filepath.Join(s.dir, "wsbouncer.yaml"))
+	if s.nofile > 0 {
+		s.cmd = exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, s.nofile), "sh"}, s.cmd.Args...)...)
+	}
 	s.cmd.Dir = s.dir
 	r, w, err := os.Pipe()
 	if err != nil {
