@@ -98,7 +98,10 @@ func start(t *testing.T, up *upstream, yaml string, before ...func(*server)) *se
 // writeConfig replaces the configuration; reload or restart takes it.
 func (s *server) writeConfig(yaml string) {
 	s.t.Helper()
-	text := fmt.Sprintf("listen: %s\ndata: %s\ndrain: 0s\n", s.addr, filepath.Join(s.dir, "data")) + strings.ReplaceAll(yaml, "ADDR", s.addr)
+	if !strings.Contains(yaml, "drain: ") {
+		yaml = "drain: 0s\n" + yaml
+	}
+	text := fmt.Sprintf("listen: %s\ndata: %s\n", s.addr, filepath.Join(s.dir, "data")) + strings.ReplaceAll(yaml, "ADDR", s.addr)
 	s.file("wsbouncer.yaml", text)
 }
 
