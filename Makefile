@@ -9,7 +9,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin/wsbouncer
 
-.PHONY: dev build test test-go test-wycheproof test-client test-browser lint bench fuzz soak test-soak test-apps tools
+.PHONY: dev build test test-go test-wycheproof test-acme test-client test-browser lint bench fuzz soak test-soak test-apps tools
 
 dev: ## the whole product on loopback, with a demo chat
 	go run ./cmd/wsbouncer dev
@@ -17,7 +17,7 @@ dev: ## the whole product on loopback, with a demo chat
 build:
 	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/wsbouncer
 
-test: tools test-client test-go test-wycheproof test-soak test-apps test-browser
+test: tools test-client test-go test-wycheproof test-acme test-soak test-apps test-browser
 
 test-go:
 	go test -race -timeout 20m $$(go list ./... | grep -v /test/e2e)
@@ -26,6 +26,9 @@ test-go:
 
 test-wycheproof: ## the published JOSE vectors; a module of its own, because theirs asks for a newer Go
 	cd test/wycheproof && go test ./...
+
+test-acme: ## certificates from a real ACME authority, Pebble; a module of its own, so that it is nobody's dependency
+	cd test/acme && go test ./...
 
 test-client: client/node_modules
 	cd client && npm run lint && npm test

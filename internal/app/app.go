@@ -14,6 +14,7 @@ import (
 
 	"github.com/wsbouncer/wsbouncer"
 	"github.com/wsbouncer/wsbouncer/internal/account"
+	"github.com/wsbouncer/wsbouncer/internal/acme"
 	"github.com/wsbouncer/wsbouncer/internal/audit"
 	"github.com/wsbouncer/wsbouncer/internal/config"
 	"github.com/wsbouncer/wsbouncer/internal/gateway"
@@ -60,6 +61,7 @@ type App struct {
 	events  audit.Sink
 	cert    *certificate
 	files   *descriptors
+	acme    *acme.Manager // nil: the certificate is in files
 
 	admin    http.Handler
 	public   http.Handler
@@ -96,6 +98,7 @@ func open(ctx context.Context, o Options) (_ *App, err error) {
 			err = errors.Join(err, a.Close())
 		}
 	}()
+	a.openACME(p)
 	if a.store, err = a.data.openStore(ctx); err != nil {
 		return nil, err
 	}

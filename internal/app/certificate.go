@@ -9,11 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/wsbouncer/wsbouncer/internal/acme"
 	"github.com/wsbouncer/wsbouncer/internal/config"
 )
 
@@ -173,6 +176,21 @@ func (t *certificate) look(log *slog.Logger) {
 	}
 }
 
+// openACME prepares certificates that come by themselves.
+func (a *App) openACME(p *plan) {
+	c := a.o.Config
+	if c.TLS == nil || c.TLS.ACME == nil {
+		return
+	}
+	t := c.TLS.ACME
+	host, port, _ := net.SplitHostPort(c.Listen)
+	n, _ := strconv.Atoi(port)
+	a.acme = acme.New(acme.Options{
+		Domains: t.Domains, Email: t.Email, Directory: t.Directory.URL.String(), Roots: p.acmeRoots, Folder: a.data.file(acmeFolder),
+		Host: host, Port: n, HTTPPort: t.HTTPPort, Log: a.log,
+	})
+}
+
 // notAfter is when the certificate shown expires.
 func (c *credentials) notAfter() time.Time {
 	if c.pair == nil || c.pair.Leaf == nil {
@@ -185,7 +203,7 @@ func (c *credentials) notAfter() time.Time {
 // only. Where clients need a certificate they need it whatever name they ask for,
 // and in every handshake: a session that is resumed would be believed after its
 // authority was taken away.
-func tlsConfig(c *config.TLS, cert *certificate) *tls.Config {
+func tlsConfig(c *config.TLS, cert *certificate, auto *acme.Manager) *tls.Config {
 	conf := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert.current.Load().pair, nil },
@@ -198,6 +216,12 @@ func tlsConfig(c *config.TLS, cert *certificate) *tls.Config {
 	}
 	if c.MinVersion == "1.3" {
 		conf.MinVersion = tls.VersionTLS13
+	}
+	if auto != nil {
+		conf.GetCertificate = auto.GetCertificate
+		if c.ACME.HTTPPort == 0 {
+			conf.NextProtos = append(conf.NextProtos, acme.Protocol)
+		}
 	}
 	if c.ClientCA == "" {
 		return conf

@@ -18,6 +18,7 @@ const (
 	keysFile     = "keys.json"
 	lockFile     = "lock"
 	socketFile   = "admin.sock"
+	acmeFolder   = "acme"
 )
 
 // dataFolder is the data folder while we hold its lock: one process at a time

@@ -24,7 +24,9 @@ type plan struct {
 	trusted []token.Issuer
 	routes  []gateway.Route
 	cert    *certificate
-	limits  wsbouncer.Limits
+	// acmeRoots are whose the ACME directory's certificate must be; nil: the system's.
+	acmeRoots *x509.CertPool
+	limits    wsbouncer.Limits
 	// blocklist holds passwords that are refused besides the ones shipped.
 	blocklist *account.Blocklist
 }
@@ -94,6 +96,11 @@ func newPlan(c *config.Config, known config.Problems) (*plan, config.Problems) {
 		var err error
 		if p.cert, err = loadCertificate(c.TLS); err != nil {
 			wrong("tls", err)
+		}
+		if a := c.TLS.ACME; a != nil && a.CA != "" {
+			if p.acmeRoots, err = readAuthorities(a.CA); err != nil {
+				wrong("tls.acme.ca", err)
+			}
 		}
 	}
 	return p, problems

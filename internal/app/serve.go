@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -57,7 +58,7 @@ func (a *App) run(ctx context.Context) error {
 		public = httpx.ListenBehindProxies(public, a.peers, a.watch.proxyRefused)
 	}
 	if a.cert != nil {
-		public = tls.NewListener(public, tlsConfig(c.TLS, a.cert))
+		public = tls.NewListener(public, tlsConfig(c.TLS, a.cert, a.acme))
 	}
 	publicServer := a.server(a.public)
 	publicServer.MaxHeaderBytes = int(c.Limits.HeaderBytes)
@@ -85,6 +86,9 @@ func (a *App) run(ctx context.Context) error {
 	own("memory", a.newMemory().run)
 	if a.cert != nil {
 		own("certificate", func(ctx context.Context) error { return a.cert.watch(ctx, a.log) })
+	}
+	if a.acme != nil {
+		own("certificates by ACME", a.acme.Run)
 	}
 	if a.ring != nil {
 		own("signing keys", a.ring.Run)
@@ -270,7 +274,7 @@ func needsRestart(old, c *config.Config) config.Problems {
 	fixed("auth_path", old.AuthPath == c.AuthPath)
 	fixed("cookies", old.Cookies == c.Cookies)
 	fixed("tls", (old.TLS == nil) == (c.TLS == nil))
-	fixed("tls.cert", old.TLS == nil || c.TLS == nil || *old.TLS == *c.TLS)
+	fixed("tls.cert", reflect.DeepEqual(old.TLS, c.TLS))
 	fixed("issuer", (old.Issuer == nil) == (c.Issuer == nil))
 	fixed("issuer", old.Issuer == nil || c.Issuer == nil || *old.Issuer == *c.Issuer)
 	fixed("login", old.Login == c.Login)

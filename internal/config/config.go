@@ -43,11 +43,21 @@ type Config struct {
 
 // TLS is the certificate of the public listener.
 type TLS struct {
-	Cert       string `yaml:"cert" path:"file"`
-	Key        string `yaml:"key" path:"file"`
+	Cert       string `yaml:"cert,omitempty" path:"file"`
+	Key        string `yaml:"key,omitempty" path:"file"`
 	MinVersion string `yaml:"min_version" oneof:"1.2 1.3"`
-	ACME       any    `yaml:"acme,omitempty" later:"certificates by ACME"`
+	ACME       *ACME  `yaml:"acme,omitempty"`
 	ClientCA   string `yaml:"client_ca,omitempty" path:"file"`
+}
+
+// ACME is where certificates come from by themselves.
+type ACME struct {
+	Domains     []string `yaml:"domains"`
+	Email       string   `yaml:"email,omitempty"`
+	AcceptTerms bool     `yaml:"accept_terms"`
+	Directory   URL      `yaml:"directory"`
+	CA          string   `yaml:"ca,omitempty" path:"file"`
+	HTTPPort    int      `yaml:"http_port"`
 }
 
 // Admin is the admin interface. The socket in the data folder is always there.

@@ -53,7 +53,6 @@ func TestCFG01BadConfigurations(t *testing.T) {
 		"route on ours":            {"issuer: {}\nroutes: [{path: /auth/x, upstream: ws://127.0.0.1:1}]\n", "belongs to this program"},
 		"CEL later":                {minimal + "    allow: 'true'\n", "5:5: routes[0].allow: allow is not in this version: it lacks rules in CEL"},
 		"permissions later":        {minimal + "    permissions: {format: json}\n", "lacks per-message permissions"},
-		"ACME later":               {"tls: {acme: {domains: [a]}}\n" + minimal, "lacks certificates by ACME"},
 		"postgres later":           {"database: postgres://u:p@h/d\n" + minimal, "lacks every database but sqlite"},
 		"nats later":               {"bus: nats://h\n" + minimal, "lacks every bus but local"},
 		"providers later":          {"login: {providers: [{name: a}]}\n" + minimal, "lacks login with OpenID Connect"},

@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"net/url"
+	"time"
+)
 
 // Every default, once.
 
@@ -58,6 +61,10 @@ func (i *Issuer) setDefaults() {
 		SessionsPerSubject: 20,
 		KeyRotation:        Duration(720 * time.Hour),
 	}
+}
+
+func (a *ACME) setDefaults() {
+	*a = ACME{Directory: URL{&url.URL{Scheme: "https", Host: "acme-v02.api.letsencrypt.org", Path: "/directory"}}}
 }
 
 func (t *TLS) setDefaults() { *t = TLS{MinVersion: "1.2"} }

@@ -33,6 +33,12 @@ func TestReference(t *testing.T) {
 
 	// The keys of one trust entry exclude each other: the document shows all.
 	only := regexp.MustCompile(`(?m)^ +(pem|secret_file):.*\n`).ReplaceAllString(block, "")
+	// So do the two places where a certificate comes from.
+	acme := regexp.MustCompile(`(?m)^  acme:.*\n(    .*\n)+`)
+	if acme.FindString(only) == "" {
+		t.Error("the document shows no acme")
+	}
+	only = acme.ReplaceAllString(only, "")
 	dir := t.TempDir()
 	for _, name := range regexp.MustCompile(`[a-z]+\.(pem|key|json|txt)`).FindAllString(only, -1) {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {

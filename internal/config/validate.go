@@ -107,9 +107,7 @@ func (v *validator) listener() {
 	}
 	u.Path, u.Host = "", canonicalHost(u)
 	if c.TLS != nil {
-		if c.TLS.Cert == "" || c.TLS.Key == "" {
-			v.wrong("tls", "needs cert and key, both files in PEM")
-		}
+		v.tls()
 		if u.Scheme != "https" {
 			v.wrong("public_url", "begins with https:// when tls is set")
 		}
@@ -135,6 +133,42 @@ func (v *validator) listener() {
 	v.authPath()
 	if c.Cookies.SameSite == "none" && u.Scheme != "https" {
 		v.wrong("cookies.same_site", "none needs https: browsers refuse such a cookie otherwise")
+	}
+}
+
+// tls looks at where the certificate comes from: files or an ACME authority.
+func (v *validator) tls() {
+	t := v.c.TLS
+	a := t.ACME
+	switch {
+	case a == nil:
+		if t.Cert == "" || t.Key == "" {
+			v.wrong("tls", "needs cert and key, both files in PEM, or acme")
+		}
+		return
+	case t.Cert != "" || t.Key != "":
+		v.wrong("tls", "takes its certificate from cert and key or from acme, not from both")
+	case len(a.Domains) == 0:
+		v.wrong("tls.acme", "domains is missing: the names to get certificates for")
+	case !slices.ContainsFunc(a.Domains, func(d string) bool { return strings.EqualFold(d, v.c.PublicURL.Hostname()) }):
+		v.wrong("tls.acme.domains", "lacks %s, which clients use (public_url)", v.c.PublicURL.Hostname())
+	}
+	for i, d := range a.Domains {
+		if d == "" || strings.ContainsAny(d, "*:/@ \t") {
+			v.wrong(fmt.Sprintf("tls.acme.domains[%d]", i), "%q is not a name such as rt.example.com (a wildcard would need changes of the DNS)", d)
+		}
+	}
+	if !a.AcceptTerms {
+		v.wrong("tls.acme", "accept_terms: true says that you accept the authority's terms of service; without it no certificate is issued")
+	}
+	if u := a.Directory.URL; u != nil && u.Scheme != "https" {
+		v.wrong("tls.acme.directory", "begins with https://")
+	}
+	if a.HTTPPort < 0 || a.HTTPPort > 65535 {
+		v.wrong("tls.acme.http_port", "is %d; a port, or 0 for none", a.HTTPPort)
+	}
+	if t.ClientCA != "" && a.HTTPPort == 0 {
+		v.wrong("tls.acme", "with client_ca it needs http_port: 80, since the authority that checks a name shows no certificate of its own")
 	}
 }
 

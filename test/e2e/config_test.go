@@ -46,6 +46,10 @@ var brokenConfigs = map[string]struct{ yaml, key, says string }{
 	"certificate without a key":   {"tls: {cert: one.pem}\nissuer: {}\n" + goodRoute, "tls", "key"},
 	"client_ca that is none":      {"tls: {cert: one.pem, key: one.key, client_ca: text}\nissuer: {}\n" + goodRoute, "tls", "client_ca"},
 	"client_ca of a key":          {"tls: {cert: one.pem, key: one.key, client_ca: one.key}\nissuer: {}\n" + goodRoute, "tls", "PRIVATE KEY"},
+	"ACME without terms":          {"public_url: https://a.example\nlisten: 0.0.0.0:443\ntls: {acme: {domains: [a.example]}}\nissuer: {}\n" + goodRoute, "tls.acme", "accept_terms"},
+	"ACME of another name":        {"public_url: https://b.example\nlisten: 0.0.0.0:443\ntls: {acme: {domains: [a.example], accept_terms: true}}\nissuer: {}\n" + goodRoute, "tls.acme.domains", "b.example"},
+	"ACME of a wildcard":          {"public_url: https://a.example\nlisten: 0.0.0.0:443\ntls: {acme: {domains: [a.example, '*.a.example'], accept_terms: true}}\nissuer: {}\n" + goodRoute, "tls.acme.domains[1]", "wildcard"},
+	"ACME and files":              {"tls: {cert: one.pem, key: one.key, acme: {domains: [a.example], accept_terms: true}}\nissuer: {}\n" + goodRoute, "tls", "not from both"},
 	"certificate that is none":    {"tls: {cert: text, key: text}\nissuer: {}\n" + goodRoute, "tls", "text"},
 	"any origin and cookies":      {"origins: ['*']\nissuer: {}\nroutes: [{path: /chat, upstream: 'ws://127.0.0.1:9', token_from: [cookie]}]\n", "origins[0]", "any site"},
 	"any origin and others":       {"origins: ['*', 'https://a.example']\nissuer: {}\n" + goodRoute, "origins", "alone"},
@@ -81,7 +85,6 @@ var brokenConfigs = map[string]struct{ yaml, key, says string }{
 	"upstream over http":  {"issuer: {}\nroutes: [{path: /a, upstream: 'http://127.0.0.1:9'}]\n", "routes[0].upstream", "ws://"},
 	"upstream CA is none": {"issuer: {}\nroutes: [{path: /a, upstream: 'wss://127.0.0.1:9', upstream_tls: {ca: text}}]\n", "routes[0].upstream_tls.ca", "PEM"},
 
-	"lacks ACME":           {"tls: {acme: {domains: [a.example]}}\nissuer: {}\n" + goodRoute, "tls.acme", "lacks"},
 	"lacks providers":      {"login: {providers: [{name: corp}]}\nissuer: {}\n" + goodRoute, "login.providers", "lacks"},
 	"lacks clients":        {"clients: [{id: a}]\nissuer: {}\n" + goodRoute, "clients", "lacks"},
 	"lacks discovery":      {trusting("RS256", "discovery: true"), "trust[0].keys.discovery", "lacks"},
