@@ -33,7 +33,10 @@ func newDescriptors() *descriptors {
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &most) != nil {
 		return &descriptors{}
 	}
-	limit := int(min(uint64(most.Cur), 1<<30)) //nolint:unconvert // signed on some systems
+	return withLimit(int(min(uint64(most.Cur), 1<<30))) //nolint:unconvert // signed on some systems
+}
+
+func withLimit(limit int) *descriptors {
 	return &descriptors{limit: limit, reserve: min(max(limit/20, 32), maxReserve, limit/4)}
 }
 
@@ -41,7 +44,7 @@ func newDescriptors() *descriptors {
 // upstream is dialled, so that the reserve is touched by accepting alone.
 func (d *descriptors) room() bool {
 	used := d.used()
-	return used == 0 || used < d.limit-d.reserve
+	return d.limit == 0 || used == 0 || used < d.limit-d.reserve
 }
 
 // used is how many there are, 0 where nobody tells.
