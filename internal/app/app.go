@@ -19,6 +19,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/config"
 	"github.com/wsbouncer/wsbouncer/internal/gateway"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
+	"github.com/wsbouncer/wsbouncer/internal/relay"
 	"github.com/wsbouncer/wsbouncer/internal/session"
 	"github.com/wsbouncer/wsbouncer/internal/store/sqlite"
 	"github.com/wsbouncer/wsbouncer/internal/telemetry"
@@ -55,6 +56,7 @@ type App struct {
 	account *account.Service // nil without an issuer
 	bouncer *wsbouncer.Bouncer
 	gateway *gateway.Gateway
+	loops   *relay.Loops // nil: goroutines relay
 	watch   *observer
 	peers   *httpx.Peers
 	cookies httpx.Cookies

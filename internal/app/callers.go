@@ -26,6 +26,18 @@ func newCallers(peers *httpx.Peers, most int) *callers {
 	return &callers{peers: peers, held: limit.NewCount[netip.Prefix](most), from: map[net.Conn]netip.Prefix{}}
 }
 
+// enter asks for a place for a connection from addr, and leave gives it back.
+func (s *callers) enter(addr netip.Addr) bool {
+	addr = s.peers.Calls(addr)
+	return !addr.IsValid() || s.held.Acquire(limit.IPKey(addr))
+}
+
+func (s *callers) leave(addr netip.Addr) {
+	if addr = s.peers.Calls(addr); addr.IsValid() {
+		s.held.Release(limit.IPKey(addr))
+	}
+}
+
 // state is the server's ConnState. A connection that is one too many is closed
 // before a byte of it is read.
 func (s *callers) state(c net.Conn, state http.ConnState) {

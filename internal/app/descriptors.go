@@ -16,6 +16,9 @@ import (
 type descriptors struct {
 	limit, reserve int
 
+	last   atomic.Int64 // that were used,
+	lastAt atomic.Int64 // Unix nanoseconds
+
 	// Where the system does not tell the number at once, it is counted once in a
 	// while.
 	counted atomic.Int64
@@ -25,6 +28,7 @@ type descriptors struct {
 const (
 	maxReserve     = 512
 	countInterval  = time.Second
+	glance         = 5 * time.Millisecond
 	ownDescriptors = "/proc/self/fd"
 )
 
@@ -42,8 +46,15 @@ func withLimit(limit int) *descriptors {
 
 // room reports whether a handshake may take one more. It is asked before the
 // upstream is dialled, so that the reserve is touched by accepting alone.
+// While there are plenty, what was seen a moment ago will do.
 func (d *descriptors) room() bool {
+	now := time.Now().UnixNano()
+	if now-d.lastAt.Load() < int64(glance) && int(d.last.Load()) < d.limit-4*d.reserve {
+		return true
+	}
 	used := d.used()
+	d.last.Store(int64(used))
+	d.lastAt.Store(now)
 	return d.limit == 0 || used == 0 || used < d.limit-d.reserve
 }
 
@@ -80,7 +91,12 @@ func (d *descriptors) spare(c net.Conn) bool {
 	if err := raw.Control(func(fd uintptr) { number = int(fd) }); err != nil { //nolint:gosec // a descriptor is an int
 		return true
 	}
-	return number < d.limit-d.reserve/2
+	return d.spares(number)
+}
+
+// spares is spare for a descriptor's number.
+func (d *descriptors) spares(number int) bool {
+	return d.limit == 0 || number < d.limit-d.reserve/2
 }
 
 // frugal is a listener that closes what it accepts into the last of the reserve.
@@ -97,18 +113,33 @@ func (f *frugal) Accept() (net.Conn, error) {
 	for {
 		c, err := f.Listener.Accept()
 		switch {
-		case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE):
-			f.tell("no connection can be accepted", err.Error())
-			return nil, err
 		case err != nil:
+			f.failed(err)
 			return nil, err
-		case f.files.spare(c):
-			f.scarce.Store(false)
+		case f.takes(f.files.spare(c)):
 			return c, nil
 		}
-		f.tell("connections are closed as they come", "the last descriptors are kept for managing this server")
 		_ = c.Close()
 	}
+}
+
+// failed is told why nothing could be accepted.
+func (f *frugal) failed(err error) {
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		f.tell("no connection can be accepted", err.Error())
+	}
+}
+
+// takes decides on what was accepted.
+func (f *frugal) takes(spare bool) bool {
+	if !spare {
+		f.tell("connections are closed as they come", "the last descriptors are kept for managing this server")
+		return false
+	}
+	if f.scarce.Load() {
+		f.scarce.Store(false)
+	}
+	return true
 }
 
 func (f *frugal) tell(what, why string) {

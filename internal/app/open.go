@@ -159,13 +159,12 @@ func relayLoops(setting string) (*relay.Loops, error) {
 // and the admin interface.
 func (a *App) openHandlers(p *plan) (err error) {
 	c := a.o.Config
-	loops, err := relayLoops(c.Relay)
-	if err != nil {
+	if a.loops, err = relayLoops(c.Relay); err != nil {
 		return err
 	}
 	a.gateway, err = gateway.New(gateway.Options{
 		Bouncer: a.bouncer, Routes: p.routes, Peers: a.peers, Log: a.log,
-		Assertion: a.assertion, Loops: loops, Room: a.files.room,
+		Assertion: a.assertion, Loops: a.loops, Room: a.files.room,
 	})
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"reflect"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/config"
+	"github.com/wsbouncer/wsbouncer/internal/front"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 )
 
@@ -53,16 +55,25 @@ func (a *App) run(ctx context.Context) error {
 		public.Close()
 		return err
 	}
-	public = &frugal{Listener: public, files: a.files, log: a.log}
+	tcp, _ := public.(*net.TCPListener)
+	accept := &frugal{Listener: public, files: a.files, log: a.log}
+	public = accept
 	if c.ProxyProtocol {
 		public = httpx.ListenBehindProxies(public, a.peers, a.watch.proxyRefused)
 	}
-	if a.cert != nil {
-		public = tls.NewListener(public, tlsConfig(c.TLS, a.cert, a.acme))
-	}
+	callers := newCallers(a.peers, c.Limits.ConnectionsPerIP)
 	publicServer := a.server(a.public)
 	publicServer.MaxHeaderBytes = int(c.Limits.HeaderBytes)
-	publicServer.ConnState = newCallers(a.peers, c.Limits.ConnectionsPerIP).state
+	publicServer.ConnState = callers.state
+	handshakes := func(context.Context) error { return nil }
+	switch {
+	case a.cert != nil:
+		public = tls.NewListener(public, tlsConfig(c.TLS, a.cert, a.acme))
+	case tcp != nil && a.loops != nil && !c.ProxyProtocol:
+		f := a.front(tcp, accept, callers)
+		handshakes = func(ctx context.Context) error { return f.Serve(ctx, tcp) }
+		public = f.Rest()
+	}
 	adminServer := a.server(a.admin)
 
 	// Background work ends after the connections, which need it.
@@ -77,6 +88,9 @@ func (a *App) run(ctx context.Context) error {
 			}
 		})
 	}
+	accepting, stopAccepting := context.WithCancel(background)
+	defer stopAccepting()
+	own("handshakes", func(context.Context) error { return handshakes(accepting) })
 	own("public listener", func(context.Context) error { return publicServer.Serve(public) })
 	own("admin socket", func(context.Context) error { return adminServer.Serve(admin) })
 	own("refusal log", a.watch.refusals.Run)
@@ -107,7 +121,7 @@ func (a *App) run(ctx context.Context) error {
 	case cause = <-failed:
 		a.log.Error("stopping", "error", cause)
 	}
-	a.stop(publicServer, adminServer)
+	a.stop(stopAccepting, publicServer, adminServer)
 	stopBackground()
 	owned.Wait()
 	return cause
@@ -115,7 +129,7 @@ func (a *App) run(ctx context.Context) error {
 
 // stop is the ordered end: not ready, no new connections, live ones told to
 // come back elsewhere, then the listeners.
-func (a *App) stop(servers ...*http.Server) {
+func (a *App) stop(stopAccepting func(), servers ...*http.Server) {
 	drain := a.current.Load().Drain.D()
 	a.ready.Store(false)
 	a.log.Info("draining", "over", drain.String())
@@ -124,11 +138,25 @@ func (a *App) stop(servers ...*http.Server) {
 	if err := a.bouncer.Shutdown(ctx, drain); err != nil {
 		a.log.Warn("connections were cut", "error", err)
 	}
+	stopAccepting()
 	for _, s := range servers {
 		if err := s.Shutdown(ctx); err != nil {
 			s.Close()
 		}
 	}
+}
+
+// front reads handshakes of plain TCP on the relay's loops.
+func (a *App) front(l *net.TCPListener, accept *frugal, callers *callers) *front.Front {
+	limits := a.o.Config.Limits
+	return front.New(l.Addr(), front.Options{
+		Loops: a.loops, Handler: a.public, MaxHead: int(limits.HeaderBytes),
+		Patience: limits.HandshakeTimeout.D(), WriteTimeout: apiWriteTimeout,
+		Enter: func(addr netip.Addr, descriptor int) bool {
+			return accept.takes(a.files.spares(descriptor)) && callers.enter(addr)
+		},
+		Leave: callers.leave, Failed: accept.failed, Log: a.log,
+	})
 }
 
 func (a *App) server(h http.Handler) *http.Server {

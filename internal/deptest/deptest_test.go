@@ -44,6 +44,7 @@ var rules = []rule{
 	{of: []string{"bouncertest"}, ours: []string{".", "token", "internal/frame"}, theirs: []string{"github.com/go-jose/go-jose/v4"},
 		reason: "importers' tests use the library as they do"},
 	{of: []string{"internal/relay"}, ours: []string{".", "token", ground}, reason: "the relay moves frames and knows no routes"},
+	{of: []string{"internal/front"}, ours: []string{"internal/relay"}, reason: "the front reads heads and knows no tokens"},
 	{of: []string{"internal/gateway"}, ours: []string{".", "token", ground, "internal/relay"},
 		reason: "the gateway is the library's first ordinary customer"},
 	{of: []string{"internal/account"}, ours: []string{".", "token", ground}, theirs: []string{"golang.org/x/crypto", "golang.org/x/text", "github.com/ccojocar/zxcvbn-go"},

@@ -107,11 +107,11 @@ func (g *Gateway) keepChecking(ctx context.Context, u *upstream, h HealthCheck) 
 func (g *Gateway) checkOnce(ctx context.Context, u *upstream, h HealthCheck) error {
 	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
 	defer cancel()
-	c, err := g.connect(ctx, u, u.tls)
+	c, err := g.connect(ctx, u, nil)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
 	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: wsbouncer\r\nConnection: close\r\n\r\n", h.Path, u.url.Host); err != nil {
 		return err

@@ -20,6 +20,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/wsbouncer/wsbouncer/internal/relay"
 )
 
 // checkRig runs health checks in virtual time. What an upstream answers is its
@@ -53,7 +55,7 @@ func runChecks(t *testing.T, f func(*checkRig)) {
 	})
 }
 
-func (r *checkRig) connect(_ context.Context, u *upstream, _ *tls.Config) (net.Conn, error) {
+func (r *checkRig) connect(_ context.Context, u *upstream, _ *relay.Socket) (relay.Stream, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	answer, ok := r.answers[u.url.Host]
@@ -250,7 +252,8 @@ func TestChecksVerifyTLS(t *testing.T) {
 	known.RootCAs.AddCert(secured.Certificate())
 	other := known.Clone()
 	other.ServerName = "other.invalid"
-	g := &Gateway{connect: connect}
+	g := &Gateway{}
+	g.connect = g.reach
 	for name, c := range map[string]struct {
 		addr  string
 		conf  *tls.Config

@@ -19,6 +19,7 @@ import (
 
 	"github.com/wsbouncer/wsbouncer"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/internal/relay"
 )
 
 const (
@@ -30,7 +31,7 @@ const (
 
 // dialled is an upstream connection after its 101.
 type dialled struct {
-	conn       net.Conn
+	conn       relay.Stream
 	server     *upstream
 	protocol   string // chosen, "" for none
 	extensions string
@@ -38,7 +39,7 @@ type dialled struct {
 }
 
 func (d *dialled) close() {
-	d.conn.Close()
+	_ = d.conn.Close()
 	d.server.active.Add(-1)
 }
 
@@ -68,7 +69,7 @@ func (g *Gateway) dial(ctx context.Context, h *handshake, live *wsbouncer.Live, 
 		}
 		tried = append(tried, a.u)
 		more := len(tried) < min(maxTries, len(h.rt.upstreams))
-		conn, err := g.connectWithin(ctx, h.rt.ConnectTimeout, more, a.u)
+		conn, err := g.connectWithin(ctx, h.rt.ConnectTimeout, more, a.u, h.socket)
 		if err != nil {
 			last = err
 			if g.unreached(ctx, h, a, err) {
@@ -78,7 +79,7 @@ func (g *Gateway) dial(ctx context.Context, h *handshake, live *wsbouncer.Live, 
 		}
 		d, err := g.upgrade(ctx, conn, a.u, h, live, protocols)
 		if err != nil {
-			conn.Close()
+			_ = conn.Close()
 			g.unaccepted(ctx, h, a, err)
 			return nil, refusal(err)
 		}
@@ -97,7 +98,7 @@ func (g *Gateway) dial(ctx context.Context, h *handshake, live *wsbouncer.Live, 
 // connectWithin is connect within a time of its own. While there are more
 // upstreams to try it takes half of what is left at most, so that they get their
 // turn.
-func (g *Gateway) connectWithin(ctx context.Context, timeout time.Duration, more bool, u *upstream) (net.Conn, error) {
+func (g *Gateway) connectWithin(ctx context.Context, timeout time.Duration, more bool, u *upstream, beside *relay.Socket) (relay.Stream, error) {
 	if g.o.Room != nil && !g.o.Room() {
 		return nil, errReserve
 	}
@@ -111,7 +112,7 @@ func (g *Gateway) connectWithin(ctx context.Context, timeout time.Duration, more
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	return g.connect(ctx, u, u.tls)
+	return g.connect(ctx, u, beside)
 }
 
 // unreached takes a failure to connect, and reports whether to try another.
@@ -212,14 +213,19 @@ func faultOf(err error) string {
 	return "other"
 }
 
-func connect(ctx context.Context, u *upstream, conf *tls.Config) (net.Conn, error) {
+// reach connects to u: by the loop of the client's socket, if any, where that can,
+// else by package net.
+func (g *Gateway) reach(ctx context.Context, u *upstream, beside *relay.Socket) (relay.Stream, error) {
 	secure := u.url.Scheme == "wss"
+	if addr, ok := u.literal(); ok && !secure && g.o.Loops != nil {
+		return g.o.Loops.Dial(ctx, addr, beside)
+	}
 	var d net.Dialer
 	raw, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.url.Hostname(), portOf(u.url)))
 	if err != nil || !secure {
 		return raw, err
 	}
-	conf = conf.Clone() // nil stays nil
+	conf := u.tls.Clone() // nil stays nil
 	if conf == nil {
 		conf = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
@@ -236,7 +242,7 @@ func connect(ctx context.Context, u *upstream, conf *tls.Config) (net.Conn, erro
 }
 
 // upgrade speaks the client's side of RFC 6455 §4.1.
-func (g *Gateway) upgrade(ctx context.Context, c net.Conn, u *upstream, h *handshake, live *wsbouncer.Live, protocols []string) (*dialled, error) {
+func (g *Gateway) upgrade(ctx context.Context, c relay.Stream, u *upstream, h *handshake, live *wsbouncer.Live, protocols []string) (*dialled, error) {
 	var nonce [16]byte
 	_, _ = rand.Read(nonce[:])
 	key := base64.StdEncoding.EncodeToString(nonce[:])

@@ -35,7 +35,7 @@ func (h *handshake) firstMessage(ctx context.Context, w http.ResponseWriter) {
 	}
 	protocol := pick(h.rt.Protocols, h.a.Protocols)
 	_ = client.SetWriteDeadline(time.Now().Add(h.limits.WriteTimeout))
-	if early > 0 {
+	if early {
 		client.Close()
 		live.Release(reason.ProtocolError)
 		return

@@ -2,10 +2,8 @@ package gateway
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -44,8 +42,8 @@ type Gateway struct {
 	// rerouted tells the health checks of a new table.
 	rerouted chan struct{}
 	balance  *balancer
-	// connect is connect, but in tests.
-	connect     func(context.Context, *upstream, *tls.Config) (net.Conn, error)
+	// connect is reach, but in tests.
+	connect     func(context.Context, *upstream, *relay.Socket) (relay.Stream, error)
 	exhaustions exhaustions
 	wheel       *wheel.Wheel
 	report      *reporter
@@ -59,8 +57,8 @@ func New(o Options) (*Gateway, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	g := &Gateway{o: o, wheel: wheel.New(), report: newReporter(o.Log), connect: connect, rerouted: make(chan struct{}, 1)}
-	g.balance = &balancer{report: g.report}
+	g := &Gateway{o: o, wheel: wheel.New(), report: newReporter(o.Log), rerouted: make(chan struct{}, 1)}
+	g.connect, g.balance = g.reach, &balancer{report: g.report}
 	return g, g.SetRoutes(o.Routes)
 }
 
@@ -141,7 +139,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	limits := g.o.Bouncer.Limits(rt.Demand)
 	ctx, cancel := context.WithDeadline(r.Context(), began.Add(limits.HandshakeTimeout))
 	defer cancel()
-	h := &handshake{g: g, rt: rt, r: r, a: a, limits: limits, c: &conn{cancel: cancel}}
+	h := &handshake{g: g, rt: rt, r: r, a: a, limits: limits, c: &conn{cancel: cancel}, socket: socketOf(w)}
 	if a.Principal == nil {
 		h.firstMessage(ctx, w)
 		return

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha1" //nolint:gosec // RFC 6455 §4.2.2 demands it; nothing secret depends on it
 	"encoding/base64"
@@ -26,6 +25,8 @@ type handshake struct {
 	a      *wsbouncer.Admission
 	limits wsbouncer.Limits
 	c      *conn
+	// socket is the client's where a loop has it, else nil.
+	socket *relay.Socket
 	// answered: the client has its 101, so that nothing can be negotiated
 	// between it and the upstream any more.
 	answered bool
@@ -81,15 +82,15 @@ func (h *handshake) admitted(ctx context.Context, w http.ResponseWriter) error {
 		live.Release(reason.UpstreamGone)
 		return err
 	}
-	client, early, err := hijack(w)
+	client, early, err := take(w)
 	if err != nil {
 		up.close()
 		live.Release(reason.ClientGone)
 		return err
 	}
-	if early > 0 { // bytes before our 101: nobody may have asked for what they say
+	if early { // bytes before our 101: nobody may have asked for what they say
 		h.g.report.handshake(h.rt, "the client sent bytes before the answer", nil)
-		client.Close()
+		_ = client.Close()
 		up.close()
 		live.Release(reason.ProtocolError)
 		return nil
@@ -100,7 +101,7 @@ func (h *handshake) admitted(ctx context.Context, w http.ResponseWriter) error {
 	}
 	_ = client.SetDeadline(time.Now().Add(h.limits.WriteTimeout))
 	if _, err := client.Write(switching(h.r, protocol, up.extensions, live.ID())); err != nil {
-		client.Close()
+		_ = client.Close()
 		up.close()
 		live.Release(reason.ClientGone)
 		return nil //nolint:nilerr // nobody is there to be answered
@@ -121,7 +122,7 @@ func whyNot(live *wsbouncer.Live, err error) error {
 }
 
 // relay starts the relay. From here on nothing of the handler is kept.
-func (h *handshake) relay(live *wsbouncer.Live, client net.Conn, fromClient []byte, up *dialled) {
+func (h *handshake) relay(live *wsbouncer.Live, client relay.Stream, fromClient []byte, up *dialled) {
 	_ = client.SetDeadline(time.Time{})
 	_ = up.conn.SetDeadline(time.Time{})
 	limits := h.g.o.Bouncer.Limits(h.rt.Demand)
@@ -155,24 +156,44 @@ func (h *handshake) relay(live *wsbouncer.Live, client net.Conn, fromClient []by
 	}
 }
 
-// hijack takes the connection from net/http. early is how much the client had
-// sent already.
-func hijack(w http.ResponseWriter) (c net.Conn, early int, err error) {
-	c, rw, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return nil, 0, errors.Join(errors.New("taking over the connection"), err)
-	}
-	if p, ok := c.(*httpx.ProxiedConn); ok { // the relay wants the socket itself
-		c = p.TCPConn
-	}
-	return c, buffered(rw), nil
+// onLoop is a ResponseWriter whose client is a socket of the relay's loops.
+type onLoop interface {
+	Socket() *relay.Socket
+	Take() (s *relay.Socket, early bool, err error)
 }
 
-func buffered(rw *bufio.ReadWriter) int {
-	if rw == nil {
-		return 0
+// socketOf is w's socket, nil where it has none.
+func socketOf(w http.ResponseWriter) *relay.Socket {
+	if w, ok := w.(onLoop); ok {
+		return w.Socket()
 	}
-	return rw.Reader.Buffered()
+	return nil
+}
+
+// take takes the client from whoever accepted it. early: it has sent something
+// already.
+func take(w http.ResponseWriter) (c relay.Stream, early bool, err error) {
+	if w, ok := w.(onLoop); ok {
+		return w.Take()
+	}
+	return hijack(w)
+}
+
+// hijack takes the connection from net/http.
+func hijack(w http.ResponseWriter) (c net.Conn, early bool, err error) {
+	c, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, false, errors.Join(errors.New("taking over the connection"), err)
+	}
+	switch wrapped := c.(type) { // the relay wants the socket itself
+	case *httpx.ProxiedConn:
+		c = wrapped.TCPConn
+	case interface{ Plain() (*net.TCPConn, bool) }:
+		if tcp, plain := wrapped.Plain(); plain {
+			c = tcp
+		}
+	}
+	return c, rw != nil && rw.Reader.Buffered() > 0, nil
 }
 
 // switching is our 101 (RFC 6455 §4.2.2).

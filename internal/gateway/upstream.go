@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"crypto/tls"
+	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -71,6 +73,16 @@ func addressOf(u *url.URL) string {
 		path = ""
 	}
 	return u.Scheme + "://" + strings.ToLower(u.Hostname()) + " " + portOf(u) + path
+}
+
+// literal is the upstream's address, if that is written in its URL.
+func (u *upstream) literal() (netip.AddrPort, bool) {
+	ip, err := netip.ParseAddr(u.url.Hostname())
+	if err != nil {
+		return netip.AddrPort{}, false
+	}
+	port, err := strconv.ParseUint(portOf(u.url), 10, 16)
+	return netip.AddrPortFrom(ip, uint16(port)), err == nil
 }
 
 func portOf(u *url.URL) string {

@@ -38,8 +38,11 @@ func (p *Peers) Trusted(r *http.Request) bool { return p.trusts(socketAddr(r.Rem
 // Caller is the address of a socket's peer (host:port) that calls for itself. It
 // is zero for a trusted proxy, which calls for many, and where there is no IP
 // address.
-func (p *Peers) Caller(remote string) netip.Addr {
-	if addr := socketAddr(remote); !p.trusts(addr) {
+func (p *Peers) Caller(remote string) netip.Addr { return p.Calls(socketAddr(remote)) }
+
+// Calls is Caller for an address.
+func (p *Peers) Calls(addr netip.Addr) netip.Addr {
+	if addr = plain(addr); addr.IsValid() && !p.trusts(addr) {
 		return addr
 	}
 	return netip.Addr{}

@@ -60,10 +60,16 @@ type loop struct {
 	epoll *os.File
 	raw   syscall.RawConn
 
+	stop chan struct{} // closed at the end
+
+	watching sync.Mutex
+	watched  []watched // by descriptor
+	turns    int32     // of watched.turn
+
 	// The goroutine's own.
-	pumps  []*pump // that read from a descriptor, by that
 	more   []*pump // have had their turn, and have more to read
 	had    []*pump // spare for more
+	again  bool    // clients may wait to be accepted
 	buf    []byte
 	events [128]syscall.EpollEvent
 
@@ -75,6 +81,21 @@ type loop struct {
 	stopped  bool
 }
 
+// A sink is told of a descriptor's events, on the loop's goroutine.
+type sink interface {
+	event(l *loop, events uint32)
+}
+
+// watched is who is told. Events that were waiting already when a descriptor was
+// closed and its number given to another socket are of another turn.
+type watched struct {
+	sink sink
+	turn int32
+}
+
+// over are the events after which nothing comes.
+const over = syscall.EPOLLRDHUP | syscall.EPOLLHUP | syscall.EPOLLERR
+
 func newLoop() (*loop, error) {
 	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
@@ -84,7 +105,7 @@ func newLoop() (*loop, error) {
 		_ = syscall.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	l := &loop{epoll: os.NewFile(uintptr(fd), "epoll"), buf: make([]byte, loopBuffer)}
+	l := &loop{epoll: os.NewFile(uintptr(fd), "epoll"), buf: make([]byte, loopBuffer), stop: make(chan struct{})}
 	if l.raw, err = l.epoll.SyscallConn(); err == nil {
 		err = l.epoll.SetReadDeadline(time.Time{}) // fails where it cannot be polled
 	}
@@ -95,27 +116,60 @@ func newLoop() (*loop, error) {
 	return l, nil
 }
 
+// deal deals the loops in turn.
+func (ls *Loops) deal() *loop { return ls.loops[ls.next.Add(1)%uint32(len(ls.loops))] }
+
 // adopt gives c to a loop if both its sides are plain sockets, whose
 // descriptors are then the loop's.
 func (ls *Loops) adopt(c *Conn, client, upstream Stream) bool {
 	a, b := rawConn(client), rawConn(upstream)
-	if a == nil || b == nil {
+	sa, _ := client.(*Socket)
+	sb, _ := upstream.(*Socket)
+	if a == nil && sa == nil || b == nil && sb == nil {
 		return false
 	}
-	fa, err := duplicate(a)
+	fa, fb := -1, -1
+	var err error
+	if a != nil {
+		fa, err = duplicate(a)
+	}
+	if b != nil && err == nil {
+		fb, err = duplicate(b)
+	}
 	if err != nil {
+		if fa >= 0 {
+			_ = syscall.Close(fa)
+		}
 		return false
 	}
-	fb, err := duplicate(b)
-	if err != nil {
-		_ = syscall.Close(fa)
-		return false
+	switch {
+	case sa != nil:
+		c.loop = sa.loop
+	case sb != nil:
+		c.loop = sb.loop
+	default:
+		c.loop = ls.deal()
 	}
-	// The runtime's poller forgets the sockets with the descriptors it knows.
-	_, _ = client.Close(), upstream.Close()
-	c.loop = ls.loops[ls.next.Add(1)%uint32(len(ls.loops))]
-	c.client.fd, c.upstream.fd = fa, fb
+	c.client.adopt(client, sa, fa)
+	c.upstream.adopt(upstream, sb, fb)
 	return true
+}
+
+// adopt makes the side one of a loop: a copy of its descriptor, or s itself.
+func (s *side) adopt(stream Stream, had *Socket, fd int) {
+	if had == nil {
+		// The runtime's poller forgets the socket with the descriptor it knows.
+		_ = stream.Close()
+		s.fd = fd
+		return
+	}
+	fd, _ = had.leave() // -1: closed already, so that the loop finds it lost
+	if had.loop != s.conn.loop && had.registered {
+		had.loop.forget(fd, had)
+		_ = had.loop.control(syscall.EPOLL_CTL_DEL, fd, nil)
+		had.registered = false
+	}
+	s.fd, s.socket = fd, had
 }
 
 func duplicate(c syscall.RawConn) (fd int, err error) {
@@ -185,8 +239,13 @@ func (l *loop) run(ctx context.Context) {
 			break
 		}
 	}
-	for _, p := range l.pumps {
-		if p != nil {
+	close(l.stop)
+	l.watching.Lock()
+	all := l.watched
+	l.watched = nil
+	l.watching.Unlock()
+	for _, w := range all {
+		if p, ok := w.sink.(*pump); ok {
 			l.kill(p.c)
 		}
 	}
@@ -196,6 +255,7 @@ func (l *loop) run(ctx context.Context) {
 // serve handles what is ready; false: nothing more is, wait.
 func (l *loop) serve(epoll uintptr) bool {
 	for rounds := 1; ; rounds++ {
+		l.again = false
 		n, err := syscall.EpollWait(int(epoll), l.events[:], 0)
 		if err == syscall.EINTR {
 			continue
@@ -207,7 +267,7 @@ func (l *loop) serve(epoll uintptr) bool {
 		switch {
 		case l.woken.Load():
 			return true
-		case n < len(l.events) && len(l.more) == 0:
+		case n < len(l.events) && len(l.more) == 0 && !l.again:
 			return false
 		case rounds%16 == 0:
 			runtime.Gosched() // the poller's other customers have their turn, too
@@ -216,21 +276,71 @@ func (l *loop) serve(epoll uintptr) bool {
 }
 
 func (l *loop) event(e *syscall.EpollEvent) {
-	fd := int(e.Fd)
-	if fd >= len(l.pumps) || l.pumps[fd] == nil {
-		return // closed meanwhile
+	l.watching.Lock()
+	var s sink
+	if fd := int(e.Fd); fd < len(l.watched) && l.watched[fd].turn == e.Pad {
+		s = l.watched[fd].sink
 	}
-	p := l.pumps[fd]
-	const over = syscall.EPOLLRDHUP | syscall.EPOLLHUP | syscall.EPOLLERR
-	if e.Events&over != 0 {
+	l.watching.Unlock()
+	if s != nil { // not closed meanwhile
+		s.event(l, e.Events)
+	}
+}
+
+// event implements sink.
+func (p *pump) event(l *loop, events uint32) {
+	if events&over != 0 {
 		p.over = true
 	}
-	if e.Events&(syscall.EPOLLOUT|over) != 0 {
+	if events&(syscall.EPOLLOUT|over) != 0 {
 		l.writable(p)
 	}
-	if e.Events&(syscall.EPOLLIN|over) != 0 {
+	if events&(syscall.EPOLLIN|over) != 0 {
 		l.readable(p)
 	}
+}
+
+// handOver makes to the one that is told of fd's events instead of from.
+func (l *loop) handOver(fd int, from, to sink) {
+	l.watching.Lock()
+	defer l.watching.Unlock()
+	if fd >= 0 && fd < len(l.watched) && l.watched[fd].sink == from {
+		l.watched[fd].sink = to
+	}
+}
+
+// forget makes s not be told of fd's events any more.
+func (l *loop) forget(fd int, s sink) {
+	l.watching.Lock()
+	defer l.watching.Unlock()
+	if fd >= 0 && fd < len(l.watched) && l.watched[fd].sink == s {
+		l.watched[fd].sink = nil
+	}
+}
+
+// watch registers a socket, for the edges of everything.
+func (l *loop) watch(fd int, s sink) error {
+	return l.register(fd, s, syscall.EPOLLIN|syscall.EPOLLOUT|syscall.EPOLLRDHUP|edgeTriggered)
+}
+
+// watchListener registers a socket that clients are accepted from.
+func (l *loop) watchListener(fd int, s sink) error {
+	return l.register(fd, s, syscall.EPOLLIN)
+}
+
+func (l *loop) register(fd int, s sink, events uint32) error {
+	if fd < 0 {
+		return syscall.EBADF
+	}
+	l.watching.Lock()
+	for fd >= len(l.watched) {
+		l.watched = append(l.watched, make([]watched, max(64, len(l.watched)))...)
+	}
+	l.turns++
+	turn := l.turns
+	l.watched[fd] = watched{s, turn}
+	l.watching.Unlock()
+	return l.control(syscall.EPOLL_CTL_ADD, fd, &syscall.EpollEvent{Events: events, Fd: int32(fd), Pad: turn})
 }
 
 // goOn gives those another turn that have more to read.
@@ -363,15 +473,19 @@ func (l *loop) check(c *Conn) {
 	}
 }
 
-// add registers both descriptors, for the edges of everything.
+// add registers what is not yet.
 func (l *loop) add(c *Conn) {
 	c.added = true
 	for _, p := range [...]*pump{&c.up, &c.down} {
-		fd := p.src.fd
-		for fd >= len(l.pumps) {
-			l.pumps = append(l.pumps, make([]*pump, max(64, len(l.pumps)))...)
+		s := p.src.socket
+		p.src.socket = nil
+		if s == nil || p.src.isClosed() {
+			continue
 		}
-		l.pumps[fd] = p
+		l.handOver(p.src.fd, s, p)
+		// What came until now it was told.
+		p.pending, p.over = s.ready.Load(), s.over.Load()
+		p.registered = s.registered
 	}
 	for _, p := range [...]*pump{&c.up, &c.down} {
 		if b := p.first; len(b) > 0 {
@@ -382,11 +496,11 @@ func (l *loop) add(c *Conn) {
 		}
 	}
 	for _, p := range [...]*pump{&c.up, &c.down} {
-		if p.src.isClosed() {
+		if p.registered || p.src.isClosed() {
 			continue
 		}
-		e := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | edgeTriggered, Fd: int32(p.src.fd)}
-		if err := l.control(p.src.fd, &e); err != nil {
+		p.registered = true
+		if l.watch(p.src.fd, p) != nil {
 			p.src.sever()
 		}
 	}
@@ -395,9 +509,9 @@ func (l *loop) add(c *Conn) {
 // edgeTriggered is EPOLLET, which is a negative constant in package syscall.
 const edgeTriggered = 1 << 31
 
-func (l *loop) control(fd int, e *syscall.EpollEvent) error {
+func (l *loop) control(op, fd int, e *syscall.EpollEvent) error {
 	var err error
-	if e := l.raw.Control(func(epoll uintptr) { err = syscall.EpollCtl(int(epoll), syscall.EPOLL_CTL_ADD, fd, e) }); e != nil {
+	if e := l.raw.Control(func(epoll uintptr) { err = syscall.EpollCtl(int(epoll), op, fd, e) }); e != nil {
 		return e
 	}
 	return err
@@ -654,10 +768,16 @@ func (s *side) peerGone() bool {
 	return true
 }
 
+// reader is the pump that reads from the side.
+func (s *side) reader() *pump {
+	if s == &s.conn.client {
+		return &s.conn.up
+	}
+	return &s.conn.down
+}
+
 // closeSocket closes the descriptor, in the loop.
 func (s *side) closeSocket() {
-	if s.conn.added {
-		s.conn.loop.pumps[s.fd] = nil
-	}
+	s.conn.loop.forget(s.fd, s.reader())
 	_ = syscall.Close(s.fd)
 }

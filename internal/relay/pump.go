@@ -38,10 +38,11 @@ type pump struct {
 	ready func(uintptr) bool // tryRead, bound once
 
 	// In a loop.
-	pending bool // more may be there to be read
-	over    bool // nothing will come after that
-	queued  bool // for another turn
-	gone    bool // the source is not read any more
+	registered bool
+	pending    bool // more may be there to be read
+	over       bool // nothing will come after that
+	queued     bool // for another turn
+	gone       bool // the source is not read any more
 
 	draining bool // nothing is passed on any more
 	deaf     bool // nor understood

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,8 +132,8 @@ func Start(cfg Config) *Conn {
 	c := &Conn{inBand: cfg.InBand, onEnd: cfg.OnEnd, wheel: cfg.Wheel, idle: cfg.Limits.IdleTimeout}
 	c.client.conn, c.upstream.conn = c, c
 	if cfg.Loops == nil || cfg.InBand != nil || !cfg.Loops.adopt(c, cfg.Client, cfg.Upstream) {
-		c.client.attach(cfg.Client)
-		c.upstream.attach(cfg.Upstream)
+		c.client.attach(plain(cfg.Client))
+		c.upstream.attach(plain(cfg.Upstream))
 	}
 	c.upstream.masked = true
 	c.client.timeout, c.upstream.timeout = cfg.Limits.WriteTimeout, cfg.Limits.WriteTimeout
@@ -162,6 +163,17 @@ func Start(cfg Config) *Conn {
 	go c.up.run()
 	go c.down.run()
 	return c
+}
+
+// plain makes a connection of package net of a loop's socket that the loop does
+// not relay. Where that fails the socket is closed, and its side lost.
+func plain(s Stream) Stream {
+	if s, ok := s.(interface{ Conn() (*net.TCPConn, error) }); ok {
+		if c, err := s.Conn(); err == nil {
+			return c
+		}
+	}
+	return s
 }
 
 // orphan ends a connection whose loop has ended before it came.

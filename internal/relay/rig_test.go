@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -75,7 +76,7 @@ type rig struct {
 }
 
 // kinds are the streams a relay runs over: client side, upstream side.
-var kinds = []string{"tcp-tcp", "epoll-epoll", "tls-tcp", "tls-tls", "pipe-pipe", "tcp-pipe", "pipe-tcp"}
+var kinds = []string{"tcp-tcp", "epoll-epoll", "socket-socket", "socket-epoll", "socket-pipe", "tls-tcp", "tls-tls", "pipe-pipe", "tcp-pipe", "pipe-tcp"}
 
 func everyKind(t *testing.T, f func(t *testing.T, kind string)) {
 	for _, kind := range kinds {
@@ -107,7 +108,7 @@ func newRig(t testing.TB, kind string, configure func(*relay.Config)) *rig {
 	if configure != nil {
 		configure(&cfg)
 	}
-	if kind == "epoll-epoll" {
+	if strings.HasPrefix(kind, "epoll") || strings.HasPrefix(kind, "socket") {
 		cfg.Loops = loops()
 	}
 	r.conn = relay.Start(cfg)
@@ -137,7 +138,7 @@ func (r *rig) wait() ended {
 	panic("unreachable")
 }
 
-func pair(t testing.TB, kind string) (outer, inner net.Conn) {
+func pair(t testing.TB, kind string) (outer net.Conn, inner relay.Stream) {
 	t.Helper()
 	switch kind {
 	case "pipe":
@@ -145,12 +146,46 @@ func pair(t testing.TB, kind string) (outer, inner net.Conn) {
 		return newReader(a), b
 	case "tcp", "epoll":
 		return tcpPair(t)
+	case "socket":
+		return socketPair(t)
 	case "tls":
 		a, b := tcpPair(t)
 		return tlsPair(t, a, b)
 	}
 	t.Fatalf("no such stream: %s", kind)
 	return nil, nil
+}
+
+// socketPair's inner end is a loop's, which has already spoken.
+func socketPair(t testing.TB) (outer net.Conn, inner relay.Stream) {
+	t.Helper()
+	if loops() == nil {
+		return tcpPair(t)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s, err := loops().Dial(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if outer, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	var b [8]byte
+	_ = s.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := s.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, outer, []byte("hello"))
+	send(t, outer, []byte("and you"))
+	if n, err := s.Read(b[:]); string(b[:n]) != "and you" || err != nil {
+		t.Fatalf("%q %v", b[:n], err)
+	}
+	_ = s.SetDeadline(time.Time{})
+	return outer, s
 }
 
 func tcpPair(t testing.TB) (outer, inner net.Conn) {

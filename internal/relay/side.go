@@ -23,7 +23,8 @@ const notesBytes = 4 << 10
 type side struct {
 	conn    *Conn
 	stream  Stream             // nil in a loop, which has
-	fd      int                // instead
+	fd      int                // instead,
+	socket  *Socket            // and had this until it was added
 	raw     syscall.RawConn    // of a plain socket, else nil
 	step    func(uintptr) bool // advance, bound once
 	masked  bool               // frames toward it carry a mask

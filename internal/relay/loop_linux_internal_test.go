@@ -1,0 +1,56 @@
+package relay
+
+import (
+	"context"
+	"net"
+	"syscall"
+	"testing"
+)
+
+// An event that was waiting for a socket when it was closed must not be taken for
+// one of the socket that got its number.
+func TestEventsOfAClosedSocketAreNotItsSuccessors(t *testing.T) {
+	ls, err := NewLoops(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	loop := ls.loops[0]
+	one := func() *Socket { // registered, as one that waits is
+		s, err := ls.Dial(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), nil)
+		if err == nil {
+			err = s.register()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first := one()
+	fd := first.fd
+	waiting := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP, Fd: int32(fd), Pad: loop.watched[fd].turn}
+	_ = first.Close()
+	second := one()
+	if second.fd != fd {
+		t.Skipf("the system gave another number: %d and %d", fd, second.fd)
+	}
+	second.OnGone(func() { t.Error("the peer of the second is gone") })
+	loop.event(&waiting)
+	if second.Early() || second.over.Load() {
+		t.Error("the second was told")
+	}
+	waiting.Pad = loop.watched[fd].turn
+	second.OnGone(nil)
+	loop.event(&waiting)
+	if !second.over.Load() {
+		t.Error("the second was not told of its own")
+	}
+	_ = second.Close()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = ls.Run(ended)
+}

@@ -1,0 +1,619 @@
+package relay
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// A Socket is a plain TCP socket of a loop that no connection has yet: a client
+// that Listen accepted, an upstream that Dial reached. It is a Stream for the
+// handshake, which Start takes over without a system call. Reading, writing and
+// closing are for one goroutine at a time; the rest is safe for concurrent use.
+type Socket struct {
+	loop   *loop
+	fd     int
+	remote netip.AddrPort
+
+	ready atomic.Bool // more may be there to be read
+	over  atomic.Bool // nothing will come after that
+
+	mu         sync.Mutex
+	registered bool
+	closed     bool          // or another's
+	wake       chan struct{} // made by the first who waits
+	by         time.Time
+	onGone     func()
+
+	waiting       *listening // of a client that has said nothing yet
+	since         time.Time
+	before, after *Socket // in that list
+}
+
+// Remote is the peer's address.
+func (s *Socket) Remote() netip.AddrPort { return s.remote }
+
+// OnGone sets what is called, on the loop and once, when the peer closes its
+// side or is lost. It must be short. It is called at once if that was before;
+// nil takes it away.
+func (s *Socket) OnGone(f func()) {
+	s.mu.Lock()
+	s.onGone = f
+	s.mu.Unlock()
+	if f != nil {
+		_ = s.register()
+		s.tellGone()
+	}
+}
+
+func (s *Socket) tellGone() {
+	if !s.over.Load() {
+		return
+	}
+	s.mu.Lock()
+	f := s.onGone
+	s.onGone = nil
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
+}
+
+// event implements sink.
+func (s *Socket) event(l *loop, events uint32) {
+	if events&over != 0 {
+		s.over.Store(true)
+	}
+	if events&(syscall.EPOLLIN|over) != 0 {
+		s.ready.Store(true)
+	}
+	if s.waiting != nil {
+		if events&(syscall.EPOLLIN|over) != 0 {
+			l.first(s)
+		}
+		return
+	}
+	s.rouse()
+	s.tellGone()
+}
+
+func (s *Socket) rouse() {
+	s.mu.Lock()
+	if s.wake != nil {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+	s.mu.Unlock()
+}
+
+// Early reports whether the peer has sent something, or closed its side, that
+// was not read yet.
+func (s *Socket) Early() bool {
+	if !s.ready.Load() {
+		return false
+	}
+	var b [1]byte // the event may have been of what was read since
+	_, _, err := syscall.Recvfrom(s.fd, b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	return err != syscall.EAGAIN
+}
+
+// register makes the loop tell of the socket. It is done late, and once: a
+// socket that is answered and closed at once needs none.
+func (s *Socket) register() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.registered || s.closed {
+		return nil
+	}
+	s.registered = true
+	return s.loop.watch(s.fd, s)
+}
+
+// Read implements Stream.
+func (s *Socket) Read(b []byte) (int, error) {
+	for {
+		s.ready.Store(false) // before the read: what comes after it is an event
+		n, err := syscall.Read(s.fd, b)
+		switch {
+		case n > 0:
+			if n == len(b) || s.over.Load() {
+				s.ready.Store(true)
+			}
+			return n, nil
+		case err == nil:
+			s.ready.Store(true)
+			return 0, io.EOF
+		case err == syscall.EAGAIN:
+			if err := s.wait(); err != nil {
+				return 0, err
+			}
+		case err != syscall.EINTR:
+			return 0, os.NewSyscallError("read", err)
+		}
+	}
+}
+
+// Write implements Stream.
+func (s *Socket) Write(b []byte) (done int, _ error) {
+	for done < len(b) {
+		n, err := syscall.Write(s.fd, b[done:])
+		switch {
+		case n > 0:
+			done += n
+		case err == syscall.EAGAIN:
+			if err := s.wait(); err != nil {
+				return done, err
+			}
+		case err != syscall.EINTR:
+			return done, os.NewSyscallError("write", err)
+		}
+	}
+	return done, nil
+}
+
+// wait waits for any event of the socket, until its deadline.
+func (s *Socket) wait() error {
+	s.mu.Lock()
+	if s.wake == nil {
+		s.wake = make(chan struct{}, 1)
+	}
+	wake, by, closed := s.wake, s.by, s.closed
+	s.mu.Unlock()
+	if closed {
+		return net.ErrClosed
+	}
+	if err := s.register(); err != nil {
+		return err
+	}
+	var late <-chan time.Time
+	if !by.IsZero() {
+		left := time.Until(by)
+		if left <= 0 {
+			return os.ErrDeadlineExceeded
+		}
+		t := time.NewTimer(left)
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-wake:
+		return nil
+	case <-late:
+		return os.ErrDeadlineExceeded
+	case <-s.loop.stop:
+		return net.ErrClosed
+	}
+}
+
+// SetDeadline implements Stream. A wait that is under way ends by t, too.
+func (s *Socket) SetDeadline(t time.Time) error {
+	s.mu.Lock()
+	s.by = t
+	waits := s.wake != nil
+	s.mu.Unlock()
+	if waits {
+		s.rouse()
+	}
+	return nil
+}
+
+// SetReadDeadline is SetDeadline.
+func (s *Socket) SetReadDeadline(t time.Time) error { return s.SetDeadline(t) }
+
+// SetWriteDeadline is SetDeadline.
+func (s *Socket) SetWriteDeadline(t time.Time) error { return s.SetDeadline(t) }
+
+// Close implements Stream. It reads what the peer has sent already, within a
+// bound: a socket that is closed over unread bytes is reset, and what was
+// written last may be lost with it.
+func (s *Socket) Close() error {
+	fd, ok := s.leave()
+	if !ok {
+		return net.ErrClosed
+	}
+	if s.ready.Load() {
+		var b [512]byte
+		for range turn {
+			if n, err := syscall.Read(fd, b[:]); n <= 0 && err != syscall.EINTR {
+				break
+			}
+		}
+	}
+	s.loop.forget(fd, s)
+	return os.NewSyscallError("close", syscall.Close(fd))
+}
+
+// leave takes the descriptor away from s.
+func (s *Socket) leave() (fd int, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return -1, false
+	}
+	s.closed, s.onGone = true, nil
+	fd, s.fd = s.fd, -1
+	return fd, true
+}
+
+// Conn makes a connection of package net of the socket. On an error the socket
+// is closed.
+func (s *Socket) Conn() (*net.TCPConn, error) {
+	fd, ok := s.leave()
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	s.loop.forget(fd, s)
+	f := os.NewFile(uintptr(fd), "tcp")
+	defer f.Close()
+	// The copy is another descriptor of the same socket: with this one closed
+	// the loop is told nothing of it any more only if it forgets it first.
+	if s.registered {
+		_ = s.loop.control(syscall.EPOLL_CTL_DEL, fd, nil)
+	}
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
+}
+
+// keepAlive are net's own settings.
+const (
+	keepAliveSeconds = 15
+	keepAliveProbes  = 9
+)
+
+// tune sets what every TCP socket here has. Those that a socket accepts inherit
+// it.
+func tune(fd int) {
+	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
+	_ = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1)
+	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, keepAliveSeconds)
+	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, keepAliveSeconds)
+	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, keepAliveProbes)
+}
+
+// Dial connects to addr on the loop of beside, or on any when that is nil.
+// Errors are as package net's: a *net.OpError, or the context's cause.
+func (ls *Loops) Dial(ctx context.Context, addr netip.AddrPort, beside *Socket) (*Socket, error) {
+	s, err := ls.dial(ctx, addr, beside)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
+	}
+	return s, nil
+}
+
+func (ls *Loops) dial(ctx context.Context, addr netip.AddrPort, beside *Socket) (*Socket, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	family := syscall.AF_INET
+	if addr.Addr().Is6() && !addr.Addr().Is4In6() {
+		family = syscall.AF_INET6
+	}
+	fd, err := syscall.Socket(family, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	tune(fd)
+	s := &Socket{fd: fd, remote: addr}
+	if beside != nil {
+		s.loop = beside.loop
+	} else {
+		s.loop = ls.deal()
+	}
+	if err := s.connect(ctx, family); err != nil {
+		s.cut()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Socket) connect(ctx context.Context, family int) error {
+	var to syscall.Sockaddr
+	if family == syscall.AF_INET {
+		to = &syscall.SockaddrInet4{Port: int(s.remote.Port()), Addr: s.remote.Addr().Unmap().As4()}
+	} else {
+		to = &syscall.SockaddrInet6{Port: int(s.remote.Port()), Addr: s.remote.Addr().As16(), ZoneId: zone(s.remote.Addr())}
+	}
+	switch err := syscall.Connect(s.fd, to); err {
+	case nil, syscall.EISCONN:
+		return nil
+	case syscall.EINPROGRESS, syscall.EINTR, syscall.EALREADY:
+	default:
+		return os.NewSyscallError("connect", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.SetDeadline(past) })
+	defer stop()
+	for {
+		// On one machine it is mostly done by now.
+		if _, err := syscall.Getpeername(s.fd); err == nil {
+			if !stop() {
+				return context.Cause(ctx)
+			}
+			return nil
+		}
+		if n, err := syscall.GetsockoptInt(s.fd, syscall.SOL_SOCKET, syscall.SO_ERROR); err != nil || n != 0 {
+			if err == nil {
+				err = syscall.Errno(n)
+			}
+			return os.NewSyscallError("connect", err)
+		}
+		if err := s.wait(); err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause
+			}
+			return err
+		}
+	}
+}
+
+func zone(a netip.Addr) uint32 {
+	if a.Zone() == "" {
+		return 0
+	}
+	i, err := net.InterfaceByName(a.Zone())
+	if err != nil {
+		return 0
+	}
+	return uint32(i.Index)
+}
+
+const (
+	// acceptTurn is how many clients are accepted before others have their turn.
+	acceptTurn = 32
+	// acceptPause is how long nothing is accepted when the system cannot.
+	acceptPause = 100 * time.Millisecond
+)
+
+// A Listener is what Listen calls, on a loop: neither may block.
+type Listener struct {
+	// Accept decides on a new client by its address and its descriptor's number;
+	// false closes it.
+	Accept func(from netip.AddrPort, fd int) bool
+	// First is given a client that has said something, with that; the bytes are
+	// the loop's.
+	First func(s *Socket, b []byte)
+	// Gone is told of an accepted client that First never sees.
+	Gone func(netip.AddrPort)
+	// Patience is how long a client may say nothing.
+	Patience time.Duration
+	// Failed is told why the system could not accept. It is called again
+	// and again while it cannot.
+	Failed func(error)
+}
+
+// listening is one listener's state, in the loop that accepts.
+type listening struct {
+	Listener
+	loops *Loops
+	l     *loop
+	fd    int
+
+	accepting sync.Mutex // held while fd is used
+
+	mu          sync.Mutex
+	first, last *Socket // that have said nothing yet, the oldest first
+	timer       *time.Timer
+	closed      bool
+}
+
+// Listen accepts clients of a TCP listener until ctx ends, and spreads them over
+// the loops. l is closed then.
+func (ls *Loops) Listen(ctx context.Context, l *net.TCPListener, o Listener) error {
+	defer func() { _ = l.Close() }()
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	fd, err := duplicate(raw)
+	if err != nil {
+		return os.NewSyscallError("dup", err)
+	}
+	tune(fd)
+	g := &listening{Listener: o, loops: ls, l: ls.loops[0], fd: fd}
+	g.timer = time.AfterFunc(time.Hour, g.expire)
+	if err := g.l.watchListener(fd, g); err != nil {
+		_ = syscall.Close(fd)
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case <-g.l.stop:
+	}
+	g.close()
+	return nil
+}
+
+// event implements sink.
+func (g *listening) event(l *loop, _ uint32) {
+	g.accepting.Lock()
+	defer g.accepting.Unlock()
+	for range acceptTurn {
+		if g.fd < 0 {
+			return
+		}
+		fd, from, err := syscall.Accept4(g.fd, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+			g.accepted(fd, addrPort(from))
+		case syscall.EAGAIN:
+			return
+		case syscall.EINTR, syscall.ECONNABORTED:
+		default:
+			g.Failed(os.NewSyscallError("accept", err))
+			g.pause()
+			return
+		}
+	}
+	l.again = true // no edge tells of those that were there already
+}
+
+// pause stops listening for a moment, so that a system without descriptors is
+// not asked in a loop.
+func (g *listening) pause() {
+	_ = g.l.control(syscall.EPOLL_CTL_DEL, g.fd, nil)
+	time.AfterFunc(acceptPause, func() {
+		g.accepting.Lock()
+		defer g.accepting.Unlock()
+		if g.fd >= 0 {
+			_ = g.l.watchListener(g.fd, g)
+		}
+	})
+}
+
+func addrPort(a syscall.Sockaddr) netip.AddrPort {
+	switch a := a.(type) {
+	case *syscall.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *syscall.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+func (g *listening) accepted(fd int, from netip.AddrPort) {
+	s := &Socket{loop: g.loops.deal(), fd: fd, remote: from}
+	if !g.Accept(from, fd) {
+		s.cut()
+		return
+	}
+	// Most have sent their request by now.
+	if g.read(s, g.l.buf) {
+		return
+	}
+	g.mu.Lock()
+	s.waiting, s.since = g, time.Now()
+	if s.before = g.last; g.last == nil {
+		g.first = s
+		g.timer.Reset(g.Patience)
+	} else {
+		g.last.after = s
+	}
+	g.last = s
+	closed := g.closed
+	g.mu.Unlock()
+	if closed || s.register() != nil {
+		g.give(s)
+	}
+}
+
+// read reads once; false: nothing is there yet.
+func (g *listening) read(s *Socket, b []byte) bool {
+	for {
+		n, err := syscall.Read(s.fd, b)
+		switch {
+		case n > 0:
+			if n == len(b) || s.over.Load() {
+				s.ready.Store(true)
+			}
+			g.First(s, b[:n])
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			return false
+		default:
+			s.cut()
+			g.Gone(s.remote)
+		}
+		return true
+	}
+}
+
+// first is the first event of a client, in its loop.
+func (l *loop) first(s *Socket) {
+	g := s.waiting
+	if !g.unlist(s) {
+		return // its time is over
+	}
+	s.waiting = nil
+	s.ready.Store(false)
+	if !g.read(s, l.buf) { // the event promised something
+		s.cut()
+		g.Gone(s.remote)
+	}
+}
+
+// unlist takes s out of those that have said nothing; false: it was not there.
+func (g *listening) unlist(s *Socket) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.unlistLocked(s)
+}
+
+func (g *listening) unlistLocked(s *Socket) bool {
+	if s.since.IsZero() {
+		return false
+	}
+	if s.before != nil {
+		s.before.after = s.after
+	} else {
+		g.first = s.after
+	}
+	if s.after != nil {
+		s.after.before = s.before
+	} else {
+		g.last = s.before
+	}
+	s.before, s.after, s.since = nil, nil, time.Time{}
+	return true
+}
+
+// give gives up a client that said nothing.
+func (g *listening) give(s *Socket) {
+	if g.unlist(s) {
+		s.cut()
+		g.Gone(s.remote)
+	}
+}
+
+// expire closes those that have said nothing for too long.
+func (g *listening) expire() {
+	for {
+		g.mu.Lock()
+		s := g.first
+		if s == nil {
+			g.mu.Unlock()
+			return
+		}
+		if left := g.Patience - time.Since(s.since); left > 0 && !g.closed {
+			g.timer.Reset(left)
+			g.mu.Unlock()
+			return
+		}
+		g.unlistLocked(s)
+		g.mu.Unlock()
+		s.cut()
+		g.Gone(s.remote)
+	}
+}
+
+func (g *listening) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.accepting.Lock()
+	g.l.forget(g.fd, g)
+	_ = g.l.control(syscall.EPOLL_CTL_DEL, g.fd, nil)
+	_ = syscall.Close(g.fd)
+	g.fd = -1
+	g.accepting.Unlock()
+	g.expire()
+	g.timer.Stop()
+}
+
+// cut closes a socket nobody has spoken with.
+func (s *Socket) cut() {
+	if fd, ok := s.leave(); ok {
+		s.loop.forget(fd, s)
+		_ = syscall.Close(fd)
+	}
+}
