@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
@@ -51,6 +52,7 @@ func (b *Bouncer) admit(r *http.Request, d Demand, began time.Time) (*Admission,
 	if err != nil || present && !b.origins.Allowed(origin) {
 		return nil, reason.OriginDenied
 	}
+	origin = unique.Make(origin).Value() // the request's is part of all of its head
 	c := carry(r, b.cookie)
 	if c.badList != "" {
 		return nil, reason.BadHandshake.Because(c.badList)

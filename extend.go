@@ -68,7 +68,7 @@ func (l *Live) refresh(ctx context.Context, t *token.Token, inBand bool) (time.T
 	if was == nil {
 		return time.Time{}, reason.TokenMissing
 	}
-	p := principalOf(t, l.origin, l.life)
+	p := principalOf(t, l.Origin(), l.life)
 	if !was.same(p) { // and so whoever else refreshes meanwhile is the same too
 		if inBand {
 			l.End(reason.NotAllowed)

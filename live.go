@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
@@ -26,7 +27,7 @@ type Live struct {
 	core       *core
 	id         string
 	ip         netip.Addr
-	origin     string
+	origin     unique.Handle[string] // few have one of their own, and none keeps its request
 	route      any
 	scopes     []string
 	authorizer Authorizer
@@ -78,7 +79,7 @@ func (b *Bouncer) Track(a *Admission, e Ender) (*Live, error) {
 	l := a.live
 	if l == nil {
 		l = &Live{
-			core: b.core, id: a.Connection, ip: a.IP, origin: a.origin, route: a.Route,
+			core: b.core, id: a.Connection, ip: a.IP, origin: unique.Make(a.origin), route: a.Route,
 			scopes: a.demand.Scopes, authorizer: a.demand.Authorizer, extendSession: a.demand.ExtendSession,
 			ender: e, began: a.began.UnixNano(),
 		}
@@ -399,7 +400,7 @@ func (l *Live) Principal() *Principal { return l.current.Load() }
 func (l *Live) IP() netip.Addr { return l.ip }
 
 // Origin is the handshake's.
-func (l *Live) Origin() string { return l.origin }
+func (l *Live) Origin() string { return l.origin.Value() }
 
 // Route is the Demand's.
 func (l *Live) Route() any { return l.route }
@@ -423,7 +424,7 @@ func (l *Live) Ended() (Reason, bool) {
 func (l *Live) event(kind string) Event {
 	why, _ := l.Ended()
 	e := Event{
-		Kind: kind, Time: time.Now(), Route: l.route, CID: l.id, IP: l.ip, Origin: l.origin,
+		Kind: kind, Time: time.Now(), Route: l.route, CID: l.id, IP: l.ip, Origin: l.Origin(),
 		Reason: why,
 	}
 	e.Duration = e.Time.Sub(l.Started())

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -649,4 +651,34 @@ func TestObserverSeesWhoAndWhy(t *testing.T) {
 	if ended.Kind != "ended" || ended.Reason != reason.SessionRevoked {
 		t.Errorf("%+v", ended)
 	}
+}
+
+// A server makes one text of a handshake's head, and whatever is a piece of it
+// keeps all of it.
+func TestALiveConnectionKeepsNothingOfItsRequest(t *testing.T) {
+	const n, size = 64, 64 << 10
+	b, w := bouncer(t, nil)
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	for range n {
+		r := handshake(bearer(w.token()))
+		head := appOrigin + " " + strings.Repeat("x", size)
+		r.Header.Set("Origin", head[:len(appOrigin)])
+		a, err := b.Admit(r, wsbouncer.Demand{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Track(a, nobody{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if each := (heap() - before) / n; each > size/4 {
+		t.Errorf("%d bytes a connection, of heads of %d", each, size)
+	}
+	release(b)
 }

@@ -9,19 +9,22 @@ import (
 // When memory is given back. Left alone, the runtime keeps what a burst of
 // connections needed for minutes, and what it holds nobody else can use.
 const (
-	memoryLook  = 5 * time.Second
+	memoryLook  = time.Second
 	memoryRest  = 30 * time.Second // between two: each is a full collection
-	memoryBurst = 1000             // a smaller peak is not worth one
+	memoryBurst = 1000             // a smaller one is not worth one
+	memoryQuiet = 100              // more new connections in a look: it goes on
 )
 
-// memory gives the system back what a burst of connections needed, once they
-// are fewer than half.
+// memory gives the system back what a burst of connections needed: what their
+// handshakes left, once no more come, and all of it, once they are fewer than
+// half.
 type memory struct {
 	live func() int64
 	free func()
 
-	peak int64
-	last time.Time // of free
+	seen      int64     // by the last look
+	low, peak int64     // since the last free
+	last      time.Time // of free
 }
 
 func (a *App) newMemory() *memory { return &memory{live: a.watch.live, free: debug.FreeOSMemory} }
@@ -42,12 +45,16 @@ func (m *memory) run(ctx context.Context) error {
 }
 
 // due notes how many connections live now, and decides. What remains begins the
-// next peak, so that a slow fall frees in steps.
+// next peak, so that a slow fall frees in steps. A rise counts from a quarter: the
+// more there are, the more a collection costs.
 func (m *memory) due(live int64, now time.Time) bool {
-	m.peak = max(m.peak, live)
-	if m.peak < memoryBurst || live >= m.peak/2 || now.Sub(m.last) < memoryRest {
+	quiet := live-m.seen < memoryQuiet
+	m.seen, m.low, m.peak = live, min(m.low, live), max(m.peak, live)
+	risen := quiet && live-m.low >= max(memoryBurst, m.low/4)
+	fallen := m.peak >= memoryBurst && live < m.peak/2
+	if !risen && !fallen || now.Sub(m.last) < memoryRest {
 		return false
 	}
-	m.peak, m.last = live, now
+	m.low, m.peak, m.last = live, live, now
 	return true
 }
