@@ -125,13 +125,9 @@ func whyNot(live *wsbouncer.Live, err error) error {
 func (h *handshake) relay(live *wsbouncer.Live, client relay.Stream, fromClient []byte, up *dialled) {
 	_ = client.SetDeadline(time.Time{})
 	_ = up.conn.SetDeadline(time.Time{})
-	limits := h.g.o.Bouncer.Limits(h.rt.Demand)
 	cfg := relay.Config{
 		Client: client, Upstream: up.conn, FromClient: fromClient, FromUpstream: up.early,
-		Limits: relay.Limits{
-			MessageBytes: limits.MessageBytes, MessageRate: limits.MessageRate, ByteRate: limits.ByteRate,
-			IdleTimeout: limits.IdleTimeout, WriteTimeout: limits.WriteTimeout,
-		},
+		Limits:      h.rt.limits(h.g.o.Bouncer),
 		Compression: up.extensions != "", CheckUTF8: h.rt.UTF8Check, Wheel: h.g.wheel, Loops: h.g.o.Loops,
 	}
 	server := up.server

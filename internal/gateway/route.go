@@ -9,9 +9,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/wsbouncer/wsbouncer"
+	"github.com/wsbouncer/wsbouncer/internal/relay"
 )
 
 // A Route is a path and the upstream behind it.
@@ -47,6 +49,21 @@ type Route struct {
 type route struct {
 	Route
 	upstreams []*upstream
+
+	once   sync.Once
+	shared relay.Limits
+}
+
+// limits are the relay's, one value for all connections of the route.
+func (rt *route) limits(b *wsbouncer.Bouncer) *relay.Limits {
+	rt.once.Do(func() {
+		l := b.Limits(rt.Demand)
+		rt.shared = relay.Limits{
+			MessageBytes: l.MessageBytes, MessageRate: l.MessageRate, ByteRate: l.ByteRate,
+			IdleTimeout: l.IdleTimeout, WriteTimeout: l.WriteTimeout,
+		}
+	})
+	return &rt.shared
 }
 
 // firstMessage reports whether the token may come in a first message.

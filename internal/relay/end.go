@@ -25,10 +25,10 @@ func (c *Conn) finish(e reason.End, by Party) {
 	}
 	c.stopped = true
 	c.rememberLocked(e, by)
-	upOwes := c.upstream.stop(c.end, c.closeBy, e.Cut)
-	downOwes := c.client.stop(c.end, c.closeBy, e.Cut)
-	c.up.hurry(c.closeBy, upOwes)
-	c.down.hurry(c.closeBy, downOwes)
+	upOwes := c.upstream.stop(c.ended.end, c.ended.closeBy, e.Cut)
+	downOwes := c.client.stop(c.ended.end, c.ended.closeBy, e.Cut)
+	c.up.hurry(c.ended.closeBy, upOwes)
+	c.down.hurry(c.ended.closeBy, downOwes)
 }
 
 // peerClosed notes a peer's legal close frame: the other side's answer is
@@ -36,14 +36,14 @@ func (c *Conn) finish(e reason.End, by Party) {
 func (c *Conn) peerClosed(e reason.End, by Party) (closeBy time.Time) {
 	c.mu.Lock()
 	c.rememberLocked(e, by)
-	closeBy = c.closeBy
+	closeBy = c.ended.closeBy
 	c.mu.Unlock()
 	return closeBy
 }
 
 func (c *Conn) rememberLocked(e reason.End, by Party) {
-	if c.end.IsZero() {
-		c.end, c.by, c.closeBy = e, by, time.Now().Add(closeWait)
+	if c.ended == nil {
+		c.ended, c.by = &ending{e, time.Now().Add(closeWait)}, by
 	}
 }
 
@@ -51,7 +51,10 @@ func (c *Conn) rememberLocked(e reason.End, by Party) {
 func (c *Conn) ending() (end reason.End, closeBy time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.end, c.closeBy
+	if c.ended == nil {
+		return reason.End{}, time.Time{}
+	}
+	return c.ended.end, c.ended.closeBy
 }
 
 // expectWord makes the reader of s wake by t at the latest. It must not undo what
@@ -59,7 +62,7 @@ func (c *Conn) ending() (end reason.End, closeBy time.Time) {
 func (c *Conn) expectWord(s *side, t time.Time) {
 	if c.loop != nil {
 		s.mu.Lock()
-		s.wordBy = clock(t)
+		s.more().wordBy = clock(t)
 		s.mu.Unlock()
 		c.wakeAt(t)
 		return

@@ -23,8 +23,8 @@ func (c *Conn) startIdle() {
 	now := time.Now()
 	c.up.last.Store(clock(now))
 	c.down.last.Store(clock(now))
-	if c.wheel != nil && c.idle > 0 {
-		c.wheel.Schedule(&c.timer, now.Add(c.idle/3), (*idler)(c))
+	if idle := c.limits.IdleTimeout; c.wheel != nil && idle > 0 {
+		c.wheel.Schedule(&c.timer, now.Add(idle/3), (*idler)(c))
 	}
 }
 
@@ -53,12 +53,13 @@ func (i *idler) Expire(*wheel.Timer, time.Time) {
 	if toUpstream {
 		fromUpstream = c.down.heard(fromClient)
 	}
+	idle := c.limits.IdleTimeout
 	client, upstream := time.Duration(at-fromClient), time.Duration(at-fromUpstream)
 	switch {
-	case client >= c.idle:
+	case client >= idle:
 		c.finish(reason.Idle, Gateway)
 		return
-	case upstream >= c.idle:
+	case upstream >= idle:
 		c.finish(reason.UpstreamGone, Upstream)
 		return
 	}
@@ -69,14 +70,15 @@ func (i *idler) Expire(*wheel.Timer, time.Time) {
 // check asks for a ping to s, by the pump that writes there, when it was silent
 // for too long, and says when to look again.
 func (c *Conn) check(s *side, writer *pump, silent time.Duration) time.Duration {
-	third := c.idle / 3
+	idle := c.limits.IdleTimeout
+	third := idle / 3
 	if silent < third {
 		return third - silent
 	}
 	if s.wantPing() {
 		writer.poke()
 	}
-	return min(third, c.idle-silent)
+	return min(third, idle-silent)
 }
 
 // heard counts the source as heard at a time, unless it was heard since.
@@ -96,7 +98,7 @@ func (p *pump) heard(at int64) int64 {
 func (s *side) inFrame() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.writing || s.left > 0
+	return s.writing() || s.left > 0
 }
 
 // wantPing makes a ping due at the next boundary between frames.

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/frame"
@@ -17,6 +18,22 @@ var refreshRate = limit.Rate{PerSecond: 1, Burst: 1}
 // tooOften answers an in-band message above refreshRate.
 var tooOften = []byte(`{"wsbouncer":"error","code":"rate_limited"}`)
 
+// inBand is the in-band mode of a connection.
+type inBand struct {
+	handle  func(c *Conn, message []byte) (answer []byte)
+	refresh int64 // state of refreshRate, the up pump's own
+	dropped atomic.Int64
+	boxes   [2]inbox // of the up pump and of the down pump
+}
+
+// box is the pump's own inbox.
+func (p *pump) box() *inbox {
+	if p.from == Client {
+		return &p.c.inBand.boxes[0]
+	}
+	return &p.c.inBand.boxes[1]
+}
+
 // An inbox is the in-band state of a direction: it holds a text message that
 // may be a JSON object until it is whole. Control frames among its fragments
 // go on at once; everything else goes on as it came and in its order.
@@ -31,7 +48,7 @@ type inbox struct {
 // sift passes on b, legal and whole as the scanner said, without the messages
 // that are the gateway's.
 func (p *pump) sift(b []byte) {
-	x := p.box
+	x := p.box()
 	from, pos := 0, 0 // b[from:pos] goes on, but has not yet
 	for pos < len(b) && !p.draining {
 		if x.left > 0 {
@@ -86,7 +103,7 @@ func (p *pump) pass(b []byte, left int64, mid bool) {
 
 // decide lets a held message go on, or not, once it is whole.
 func (p *pump) decide() {
-	x := p.box
+	x := p.box()
 	if x.left > 0 || !x.final {
 		return
 	}
@@ -117,7 +134,7 @@ func (p *pump) judge(frames []byte) bool {
 		return false
 	}
 	if p.from == Upstream {
-		p.c.dropped.Add(1)
+		p.c.inBand.dropped.Add(1)
 	} else {
 		p.c.hear(text)
 	}
@@ -126,11 +143,11 @@ func (p *pump) judge(frames []byte) bool {
 
 // hear gives a message to the in-band handler and sends its answer.
 func (c *Conn) hear(text []byte) {
-	next, ok, _ := refreshRate.Decide(c.refresh, time.Now(), 1)
+	next, ok, _ := refreshRate.Decide(c.inBand.refresh, time.Now(), 1)
 	answer := tooOften
 	if ok {
-		c.refresh = next
-		answer = c.inBand(c, text)
+		c.inBand.refresh = next
+		answer = c.inBand.handle(c, text)
 	}
 	if len(answer) > 0 {
 		c.Notify(answer)

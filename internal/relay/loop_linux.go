@@ -67,9 +67,10 @@ type loop struct {
 	turns    int32     // of watched.turn
 
 	// The goroutine's own.
-	more   []*pump // have had their turn, and have more to read
-	had    []*pump // spare for more
-	again  bool    // clients may wait to be accepted
+	one    underWay // the write under way, while it does not block
+	more   []*pump  // have had their turn, and have more to read
+	had    []*pump  // spare for more
+	again  bool     // clients may wait to be accepted
 	buf    []byte
 	events [128]syscall.EpollEvent
 
@@ -488,11 +489,8 @@ func (l *loop) add(c *Conn) {
 		p.registered = s.registered
 	}
 	for _, p := range [...]*pump{&c.up, &c.down} {
-		if b := p.first; len(b) > 0 {
-			p.first = nil
-			if !p.take(b, len(b)) {
-				l.leave(p)
-			}
+		if !p.begin() {
+			l.leave(p)
 		}
 	}
 	for _, p := range [...]*pump{&c.up, &c.down} {
@@ -548,7 +546,7 @@ func (c *Conn) leftLoop() {
 	c.stopIdle()
 	c.mu.Lock()
 	if c.alarm != nil {
-		c.alarm.Stop()
+		c.alarm.timer.Stop()
 	}
 	c.mu.Unlock()
 	if c.onEnd != nil {
@@ -565,20 +563,20 @@ func (c *Conn) wakeAt(t time.Time) {
 }
 
 func (c *Conn) wakeAtLocked(t time.Time) {
-	if !c.alarmAt.IsZero() && !t.Before(c.alarmAt) {
-		return
-	}
-	c.alarmAt = t
 	if c.alarm == nil {
-		c.alarm = time.AfterFunc(time.Until(t), c.ring)
+		c.alarm = &alarm{time.AfterFunc(time.Until(t), c.ring), t}
 		return
 	}
-	c.alarm.Reset(time.Until(t))
+	if !c.alarm.at.IsZero() && !t.Before(c.alarm.at) {
+		return
+	}
+	c.alarm.at = t
+	c.alarm.timer.Reset(time.Until(t))
 }
 
 func (c *Conn) ring() {
 	c.mu.Lock()
-	c.alarmAt = time.Time{}
+	c.alarm.at = time.Time{}
 	c.mu.Unlock()
 	c.loop.post(c)
 }
@@ -591,15 +589,15 @@ func (s *side) push(b []byte, left int64, mid bool) result {
 	if s.done || s.closing && (s.left == 0 || s.cut) {
 		return stopped
 	}
-	s.buf, s.off, s.start, s.writing = b, 0, s.left, true
-	s.nextLeft, s.nextMid = left, mid
+	s.underWay = &s.conn.loop.one
+	*s.underWay = underWay{buf: b, start: s.left, nextLeft: left, nextMid: mid}
 	r := s.proceed()
 	if r == blocked {
-		s.start = s.over()
-		s.buf, s.off = append([]byte(nil), s.buf[s.off:]...), 0
-		if s.timeout > 0 {
-			s.slowAt = clock(time.Now().Add(s.timeout))
+		kept := &underWay{buf: append([]byte(nil), s.buf[s.off:]...), start: s.over(), nextLeft: left, nextMid: mid}
+		if timeout := s.conn.limits.WriteTimeout; timeout > 0 {
+			kept.slowAt = clock(time.Now().Add(timeout))
 		}
+		s.underWay = kept
 	}
 	return r
 }
@@ -610,10 +608,10 @@ func (s *side) flush() (r result, moved bool) {
 	defer s.mu.Unlock()
 	switch {
 	case s.done:
-	case s.writing:
+	case s.writing():
 		r = s.proceed()
 		return r, true
-	case s.tailing:
+	case s.extra != nil && s.tailing:
 		s.sendTail(uintptr(s.fd))
 	}
 	return wrote, false
@@ -648,36 +646,34 @@ func (s *side) proceed() result {
 		return stopped
 	case s.broken:
 		return failed
-	case s.left == 0 && (s.pingDue || s.notes != nil && !s.mid):
+	case s.left == 0 && (s.pingDue || s.noted && !s.mid):
 		return wroteDue
 	}
 	return wrote
 }
 
 // drop forgets the write under way.
-func (s *side) drop() {
-	s.buf, s.off, s.writing, s.slowAt = nil, 0, false, 0
-}
+func (s *side) drop() { s.underWay = nil }
 
 // blocked reports whether the side has not taken everything yet.
 func (s *side) blocked() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.writing
+	return s.writing()
 }
 
 // late reports whether the side has not taken what it was written in time.
 func (s *side) late(at int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.writing && s.slowAt != 0 && at >= s.slowAt && !s.closing
+	return s.writing() && s.slowAt != 0 && at >= s.slowAt && !s.closing
 }
 
 // lost reports whether nothing is to be read from the side any more.
 func (s *side) lost(at int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.hard || s.broken && s.wordBy != 0 && at >= s.wordBy
+	return s.hard || s.broken && s.extra != nil && s.wordBy != 0 && at >= s.wordBy
 }
 
 // deadline is when to look at the side again, 0 for never. A side whose time is
@@ -689,13 +685,21 @@ func (s *side) deadline(at int64, over bool) int64 {
 		s.hard = s.hard || over // nobody waits for its end any more
 		return 0
 	}
-	if over && at >= s.tailBy {
+	var slowAt int64
+	if s.writing() {
+		slowAt = s.slowAt
+	}
+	var x extra
+	if s.extra != nil {
+		x = *s.extra
+	}
+	if over && at >= x.tailBy {
 		s.done, s.hard = true, true
 		s.drop()
 		return 0
 	}
 	next := int64(0)
-	for _, t := range [...]int64{s.slowAt, s.wordBy, s.tailBy} {
+	for _, t := range [...]int64{slowAt, x.wordBy, x.tailBy} {
 		if t > at && (next == 0 || t < next) {
 			next = t
 		}
@@ -710,7 +714,7 @@ func (s *side) settleLoop(end reason.End, closeBy time.Time, last bool) {
 	if s.done || !s.closing && !last {
 		return
 	}
-	if s.writing {
+	if s.writing() {
 		// What is kept goes first, unless a frame in it will never be whole.
 		if s.cut || last && s.over() > int64(len(s.buf)-s.off) {
 			s.cutOff()
@@ -723,8 +727,8 @@ func (s *side) settleLoop(end reason.End, closeBy time.Time, last bool) {
 		}
 		return
 	}
-	if s.tail == nil {
-		s.tail = frame.AppendClose(nil, end.Code, end.Text, s.masked)
+	if x := s.more(); x.tail == nil {
+		x.tail = frame.AppendClose(nil, end.Code, end.Text, s.masked)
 	}
 	if s.tailBy == 0 {
 		s.tailBy = max(clock(closeBy), clock(time.Now().Add(lastWord)))

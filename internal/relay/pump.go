@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/frame"
-	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
 )
 
@@ -26,18 +25,11 @@ type pump struct {
 	src, dst *side
 	from     Party
 	scan     frame.Scanner
-	box      *inbox // in-band mode, else nil
+	// held is part of a header or control frame that waits for the rest; at first
+	// it is what was read before the relay began.
+	held []byte
 
-	first []byte // read before the relay began
-	held  []byte // part of a header or control frame that waits for the rest
-	small []byte // persistent, for sources that cannot tell
-	busy  bool   // the last read filled small
-	buf   *buffer
-	n     int
-	err   error
-	ready func(uintptr) bool // tryRead, bound once
-
-	// In a loop.
+	*reading   // nil in a loop, which has
 	registered bool
 	pending    bool // more may be there to be read
 	over       bool // nothing will come after that
@@ -47,11 +39,18 @@ type pump struct {
 	draining bool // nothing is passed on any more
 	deaf     bool // nor understood
 
-	messageRate, byteRate   limit.Rate
-	messageState, byteState int64
-
 	last            atomic.Int64 // when it last read something, as clock says
 	bytes, messages atomic.Int64
+}
+
+// reading is what a goroutine that reads needs.
+type reading struct {
+	small []byte // persistent, for sources that cannot tell
+	busy  bool   // the last read filled small
+	buf   *buffer
+	n     int
+	err   error
+	ready func(uintptr) bool // tryRead, bound once
 }
 
 func (p *pump) init(c *Conn, from Party, o frame.Options, first []byte) {
@@ -61,30 +60,35 @@ func (p *pump) init(c *Conn, from Party, o frame.Options, first []byte) {
 		p.src, p.dst = p.dst, p.src
 	}
 	p.scan = frame.NewScanner(o)
-	p.first = first
-	if c.inBand != nil {
-		p.box = new(inbox)
+	p.held = first
+	if c.loop != nil {
+		return
 	}
-	switch {
-	case c.loop != nil:
-	case p.src.raw != nil:
+	p.reading = new(reading)
+	if p.src.raw != nil {
 		p.ready = p.tryRead
-	default:
+	} else {
 		p.small = make([]byte, smallBuffer)
 	}
 }
 
 // run pumps until nothing more is to be read, then leaves the connection.
 func (p *pump) run() {
-	more := true
-	if b := p.first; len(b) > 0 {
-		p.first = nil
-		more = p.take(b, len(b))
-	}
+	more := p.begin()
 	for more {
 		more = p.round()
 	}
 	p.leave()
+}
+
+// begin passes on what was read before the relay began.
+func (p *pump) begin() (more bool) {
+	b := p.held
+	if len(b) == 0 {
+		return true
+	}
+	p.held = nil
+	return p.take(b, len(b))
 }
 
 // round reads once and passes on what came.
@@ -163,7 +167,7 @@ func (p *pump) take(b []byte, n int) (more bool) {
 		pass = b[:end-c.Len]
 	}
 	if len(pass) > 0 && !p.draining {
-		if p.box != nil {
+		if p.c.inBand != nil {
 			p.sift(pass)
 		} else {
 			p.send(pass, p.scan.Left(), !p.scan.BetweenMessages())
@@ -202,12 +206,15 @@ func (p *pump) walk(b []byte) (end int, c frame.Control, rest []byte, err error)
 
 // afford decides on the client's rates.
 func (p *pump) afford(now time.Time, messages, bytes int) bool {
-	ok := true
-	if p.messageRate.PerSecond > 0 && messages > 0 {
-		p.messageState, ok, _ = p.messageRate.Decide(p.messageState, now, messages)
+	if p.from != Client {
+		return true
 	}
-	if ok && p.byteRate.PerSecond > 0 {
-		p.byteState, ok, _ = p.byteRate.Decide(p.byteState, now, bytes)
+	c, l, ok := p.c, p.c.limits, true
+	if l.MessageRate.PerSecond > 0 && messages > 0 {
+		c.messageState, ok, _ = l.MessageRate.Decide(c.messageState, now, messages)
+	}
+	if ok && l.ByteRate.PerSecond > 0 {
+		c.byteState, ok, _ = l.ByteRate.Decide(c.byteState, now, bytes)
 	}
 	return ok
 }
@@ -235,8 +242,8 @@ func (p *pump) after(r result) {
 		case wrote:
 			return
 		case blocked:
-			if p.dst.timeout > 0 {
-				p.c.wakeAt(time.Now().Add(p.dst.timeout))
+			if timeout := p.c.limits.WriteTimeout; timeout > 0 {
+				p.c.wakeAt(time.Now().Add(timeout))
 			}
 			return
 		case wroteDue:

@@ -18,8 +18,8 @@ func (s *side) advance(uintptr) bool { return true }
 func (s *side) advanceTail(uintptr) bool { return true }
 
 func (s *side) writeTail(end reason.End) {
-	if s.tail == nil {
-		s.tail = frame.AppendClose(nil, end.Code, end.Text, s.masked)
+	if x := s.more(); x.tail == nil {
+		x.tail = frame.AppendClose(nil, end.Code, end.Text, s.masked)
 	}
 }
 

@@ -82,11 +82,11 @@ func (s *side) sendTail(fd uintptr) bool {
 // writeTail begins the close frame and writes what the side takes of it
 // without waiting. The lock is held, and the output is between two frames.
 func (s *side) writeTail(end reason.End) {
-	if s.tail == nil {
-		s.tail = frame.AppendClose(nil, end.Code, end.Text, s.masked)
+	if x := s.more(); x.tail == nil {
+		x.tail = frame.AppendClose(nil, end.Code, end.Text, s.masked)
 	}
 	switch {
-	case s.stream == nil:
+	case s.direct == nil:
 		s.tailing = true
 		s.sendTail(uintptr(s.fd))
 	case s.raw != nil:

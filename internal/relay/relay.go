@@ -46,7 +46,8 @@ type Config struct {
 	// relay keeps and changes them.
 	FromClient, FromUpstream []byte
 
-	Limits Limits
+	// Limits are shared by many connections, and not changed.
+	Limits *Limits
 	// Compression: permessage-deflate was negotiated between the two sides.
 	Compression bool
 	// CheckUTF8: text payloads that are not compressed are validated.
@@ -98,47 +99,59 @@ type Stats struct {
 	By Party
 }
 
-// A Conn is one live connection. Its methods are safe for concurrent use.
+// A Conn is one live connection. Its methods are safe for concurrent use. Most
+// connections are idle, so that what an idle one does not need is made when it is
+// needed.
 type Conn struct {
 	client, upstream side
 	up, down         pump // from the client, from the upstream
 
 	running atomic.Int32 // pumps
-	loop    *loop        // nil: a goroutine for each pump
 	posted  bool         // under the loop's lock
 	added   bool         // the loop's own, as over
 	over    bool
-	inBand  func(c *Conn, message []byte) (answer []byte)
+	stopped bool // under mu: both sides were told that nothing more goes on
+	by      Party
+	loop    *loop   // nil: a goroutine for each pump
+	inBand  *inBand // nil: off
 	onEnd   func(end reason.End, s Stats)
-	refresh int64 // state of refreshRate, the up pump's own
-	dropped atomic.Int64
+	limits  *Limits
+
+	messageState, byteState int64 // of the client's rates, the up pump's own
 
 	wheel *wheel.Wheel
 	timer wheel.Timer
-	idle  time.Duration
 
-	mu      sync.Mutex
-	end     reason.End // zero: live
-	by      Party
+	mu    sync.Mutex
+	ended *ending // nil: live
+	alarm *alarm  // nil: never set
+}
+
+// ending is how a connection ends.
+type ending struct {
+	end     reason.End
 	closeBy time.Time // when both sockets are cut, whatever the peers do
-	stopped bool      // both sides were told that nothing more goes on
-	alarm   *time.Timer
-	alarmAt time.Time // when it rings, zero: it does not
+}
+
+// alarm makes a loop look at a connection.
+type alarm struct {
+	timer *time.Timer
+	at    time.Time // zero: it does not ring
 }
 
 // Start relays until one side, or End, ends the connection. It returns at once
 // and keeps nothing of the caller's goroutine.
 func Start(cfg Config) *Conn {
-	c := &Conn{inBand: cfg.InBand, onEnd: cfg.OnEnd, wheel: cfg.Wheel, idle: cfg.Limits.IdleTimeout}
+	c := &Conn{onEnd: cfg.OnEnd, wheel: cfg.Wheel, limits: cfg.Limits}
 	c.client.conn, c.upstream.conn = c, c
 	if cfg.Loops == nil || cfg.InBand != nil || !cfg.Loops.adopt(c, cfg.Client, cfg.Upstream) {
 		c.client.attach(plain(cfg.Client))
 		c.upstream.attach(plain(cfg.Upstream))
 	}
 	c.upstream.masked = true
-	c.client.timeout, c.upstream.timeout = cfg.Limits.WriteTimeout, cfg.Limits.WriteTimeout
 	o := frame.Options{MaxMessage: cfg.Limits.MessageBytes, Compression: cfg.Compression, CheckUTF8: cfg.CheckUTF8}
 	if cfg.InBand != nil {
+		c.inBand = &inBand{handle: cfg.InBand}
 		// What is compressed cannot be looked at.
 		o.Compression = false
 		if o.MaxMessage == 0 {
@@ -148,7 +161,6 @@ func Start(cfg Config) *Conn {
 	c.down.init(c, Upstream, o, cfg.FromUpstream)
 	o.FromClient = true
 	c.up.init(c, Client, o, cfg.FromClient)
-	c.up.messageRate, c.up.byteRate = cfg.Limits.MessageRate, cfg.Limits.ByteRate
 	c.startIdle()
 	if !cfg.Ended.IsZero() {
 		c.finish(cfg.Ended, Gateway)
@@ -210,9 +222,13 @@ func (c *Conn) Stats() Stats {
 	c.mu.Lock()
 	by := c.by
 	c.mu.Unlock()
-	return Stats{
+	s := Stats{
 		ClientBytes: c.up.bytes.Load(), UpstreamBytes: c.down.bytes.Load(),
 		ClientMessages: c.up.messages.Load(), UpstreamMessages: c.down.messages.Load(),
-		InBandDropped: c.dropped.Load(), By: by,
+		By: by,
 	}
+	if c.inBand != nil {
+		s.InBandDropped = c.inBand.dropped.Load()
+	}
+	return s
 }

@@ -95,7 +95,7 @@ func everyKindAtOnce(t *testing.T, f func(t *testing.T, kind string)) {
 func newRig(t testing.TB, kind string, configure func(*relay.Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, ends: make(chan ended, 2)}
-	var cfg relay.Config
+	cfg := relay.Config{Limits: new(relay.Limits)}
 	i := len(kind)
 	for i = range kind {
 		if kind[i] == '-' {

@@ -22,55 +22,79 @@ const notesBytes = 4 << 10
 // one pump only; End may write the close frame beside it.
 type side struct {
 	conn    *Conn
-	stream  Stream             // nil in a loop, which has
-	fd      int                // instead,
-	socket  *Socket            // and had this until it was added
-	raw     syscall.RawConn    // of a plain socket, else nil
-	step    func(uintptr) bool // advance, bound once
-	masked  bool               // frames toward it carry a mask
-	timeout time.Duration      // of one write
+	*direct         // nil in a loop, which has
+	fd      int     // instead,
+	socket  *Socket // and had this until it was added
 
 	ping atomic.Uint64 // payload of our pings, 0 before the first
 
-	mu sync.Mutex
-	// The write under way: buf[:off] is gone, and start payload bytes at buf's
-	// beginning belong to a frame that began earlier.
-	buf     []byte
-	off     int
-	start   int64
-	writing bool
-	// In a loop, where a write may last: how the output stands after it, and
-	// until when it must have moved on.
-	nextLeft int64
-	nextMid  bool
-	slowAt   int64 // as clock says, as tailBy and wordBy; 0: never
-	tailBy   int64 // the close frame must be gone
-	wordBy   int64 // nothing can be written: what the peer said last must be read
-	tailing  bool  // the close frame is being written
-	armed    bool  // a write deadline is set:
-	armedBy  time.Time
+	mu        sync.Mutex
+	*underWay // nil: no write is
+	*extra    // nil until more is called
 	// Where the output stands when no write is under way: left payload bytes of
 	// a frame are missing, mid in a fragmented message.
 	left int64
 	mid  bool
 
-	notes   []byte // own messages, for the next boundary between messages
+	masked  bool // frames toward it carry a mask
+	noted   bool // there are notes
 	pingDue bool
-
-	closing bool      // no new frame of data goes on
-	cut     bool      // nor the rest of one
-	closeBy time.Time // the last deadline of all
-	tail    []byte    // what is left of the close frame
-	done    bool      // nothing more will be written
-	hard    bool      // to be closed without ceremony
-	broken  bool      // a write failed
-	heard   bool      // nothing more will be read
-	shut    bool      // in a loop: the peer was told that nothing more comes
+	closing bool // no new frame of data goes on
+	cut     bool // nor the rest of one
+	done    bool // nothing more will be written
+	hard    bool // to be closed without ceremony
+	broken  bool // a write failed
+	heard   bool // nothing more will be read
+	shut    bool // in a loop: the peer was told that nothing more comes
 	closed  bool
 }
 
+// direct is a side that goroutines write to and read from.
+type direct struct {
+	stream  Stream
+	raw     syscall.RawConn    // of a plain socket, else nil
+	step    func(uintptr) bool // advance, bound once
+	armed   bool               // a write deadline is set:
+	armedBy time.Time
+	one     underWay // what the writing goroutine has under way
+}
+
+// underWay is a write: buf[:off] is gone, and start payload bytes at buf's
+// beginning belong to a frame that began earlier.
+type underWay struct {
+	buf   []byte
+	off   int
+	start int64
+	// In a loop, where a write may last: how the output stands after it, and
+	// until when it must have moved on.
+	nextLeft int64
+	nextMid  bool
+	slowAt   int64 // as clock says; 0: never
+}
+
+// extra is what a side needs that has something of its own to say, or ends.
+type extra struct {
+	notes   []byte    // own messages, for the next boundary between messages
+	closeBy time.Time // the last deadline of all
+	tail    []byte    // what is left of the close frame
+	// In a loop, as clock says; 0: never.
+	tailBy  int64 // the close frame must be gone
+	wordBy  int64 // nothing can be written: what the peer said last must be read
+	tailing bool  // the close frame is being written
+}
+
+// more makes the extra. The lock is held.
+func (s *side) more() *extra {
+	if s.extra == nil {
+		s.extra = new(extra)
+	}
+	return s.extra
+}
+
+func (s *side) writing() bool { return s.underWay != nil }
+
 func (s *side) attach(stream Stream) {
-	s.stream = stream
+	s.direct = &direct{stream: stream}
 	if s.raw = rawConn(stream); s.raw != nil {
 		s.step = s.advance
 	}
@@ -91,7 +115,7 @@ const (
 // write passes on b, which is legal and whole up to left missing payload bytes
 // of its last frame, and says where the output stands then.
 func (s *side) write(b []byte, left int64, mid bool) result {
-	if s.stream == nil {
+	if s.direct == nil {
 		return s.push(b, left, mid)
 	}
 	s.mu.Lock()
@@ -99,7 +123,8 @@ func (s *side) write(b []byte, left int64, mid bool) result {
 		s.mu.Unlock()
 		return stopped
 	}
-	s.buf, s.off, s.start, s.writing = b, 0, s.left, true
+	s.underWay = &s.one
+	s.one = underWay{buf: b, start: s.left}
 	to := s.allowed()
 	if s.raw == nil {
 		s.arm()
@@ -117,12 +142,12 @@ func (s *side) write(b []byte, left int64, mid bool) result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.off += n
-	s.writing, s.buf = false, nil
 	if s.off == len(b) {
 		s.left, s.mid = left, mid
 	} else {
 		s.left = frame.NextBoundary(b, s.start, s.off) - int64(s.off)
 	}
+	s.underWay, s.one = nil, underWay{}
 	if err != nil && !isTimeout(err) {
 		s.broken = true
 	}
@@ -143,7 +168,7 @@ func (s *side) write(b []byte, left int64, mid bool) result {
 		s.armed = false
 		_ = s.stream.SetWriteDeadline(time.Time{})
 	}
-	if s.left == 0 && (s.pingDue || s.notes != nil && !s.mid) {
+	if s.left == 0 && (s.pingDue || s.noted && !s.mid) {
 		return wroteDue
 	}
 	return wrote
@@ -164,18 +189,19 @@ func (s *side) allowed() int {
 // out to be full, of a stream that cannot tell before it, now and then.
 func (s *side) arm() {
 	var by time.Time
+	timeout := s.conn.limits.WriteTimeout
 	switch {
 	case s.closing:
 		by = s.closeBy
 	case s.armed && s.raw != nil:
 		return
-	case s.timeout > 0:
-		by = time.Now().Add(s.timeout)
+	case timeout > 0:
+		by = time.Now().Add(timeout)
 	}
-	if !s.closeBy.IsZero() && (by.IsZero() || by.After(s.closeBy)) {
+	if s.extra != nil && !s.closeBy.IsZero() && (by.IsZero() || by.After(s.closeBy)) {
 		by = s.closeBy
 	}
-	if by.IsZero() || s.armed && by.Sub(s.armedBy).Abs() < s.timeout/4 {
+	if by.IsZero() || s.armed && by.Sub(s.armedBy).Abs() < timeout/4 {
 		return
 	}
 	s.armed, s.armedBy = true, by
@@ -184,7 +210,7 @@ func (s *side) arm() {
 
 // over is how many bytes are missing to the next boundary of the output.
 func (s *side) over() int64 {
-	if s.writing {
+	if s.writing() {
 		return frame.NextBoundary(s.buf, s.start, s.off) - int64(s.off)
 	}
 	return s.left
@@ -196,19 +222,19 @@ func (s *side) over() int64 {
 func (s *side) stop(end reason.End, closeBy time.Time, cut bool) (owes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closing, s.cut, s.closeBy = true, cut, closeBy
-	s.notes, s.pingDue = nil, false
-	if s.stream == nil {
+	s.closing, s.cut, s.more().closeBy = true, cut, closeBy
+	s.notes, s.noted, s.pingDue = nil, false, false
+	if s.direct == nil {
 		s.stopLoop(end)
 		return false
 	}
 	if s.done {
-		if s.writing {
+		if s.writing() {
 			_ = s.stream.SetWriteDeadline(past)
 		}
 		return false
 	}
-	if s.raw == nil && s.writing {
+	if s.raw == nil && s.writing() {
 		// How far that write has come is known only when it returns.
 		if cut {
 			closeBy = past
@@ -219,13 +245,13 @@ func (s *side) stop(end reason.End, closeBy time.Time, cut bool) (owes bool) {
 	switch {
 	case s.over() == 0:
 		s.writeTail(end)
-		if s.writing {
+		if s.writing() {
 			_ = s.stream.SetWriteDeadline(past)
 		}
-		return !s.done && !s.writing
+		return !s.done && !s.writing()
 	case cut:
 		s.cutOff()
-	case s.writing:
+	case s.writing():
 		_ = s.stream.SetWriteDeadline(closeBy)
 	}
 	return false
@@ -248,8 +274,8 @@ func (s *side) stopLoop(end reason.End) {
 // another is on its way.
 func (s *side) passClose(b []byte) {
 	s.mu.Lock()
-	if s.tail == nil && !s.closing {
-		s.tail = append(s.tail, b...)
+	if x := s.more(); x.tail == nil && !s.closing {
+		x.tail = append(x.tail, b...)
 	}
 	s.mu.Unlock()
 }
@@ -258,10 +284,10 @@ func (s *side) passClose(b []byte) {
 func (s *side) expect(closeBy time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closeBy.IsZero() {
-		s.closeBy = closeBy
+	if x := s.more(); x.closeBy.IsZero() {
+		x.closeBy = closeBy
 	}
-	if s.writing && !s.closing && s.stream != nil { // a loop looks at the time itself
+	if s.writing() && !s.closing && s.direct != nil { // a loop looks at the time itself
 		_ = s.stream.SetWriteDeadline(closeBy)
 	}
 }
@@ -270,7 +296,7 @@ func (s *side) expect(closeBy time.Time) {
 // the pump leaves, it sends the close frame between two frames, waiting until
 // closeBy, or cuts the side off inside one.
 func (s *side) settle(end reason.End, closeBy time.Time, last bool) {
-	if s.stream == nil {
+	if s.direct == nil {
 		s.settleLoop(end, closeBy, last)
 		return
 	}
@@ -285,8 +311,8 @@ func (s *side) settle(end reason.End, closeBy time.Time, last bool) {
 		}
 		return
 	}
-	if s.tail == nil {
-		s.tail = frame.AppendClose(nil, end.Code, end.Text, s.masked)
+	if x := s.more(); x.tail == nil {
+		x.tail = frame.AppendClose(nil, end.Code, end.Text, s.masked)
 	}
 	if now := time.Now(); closeBy.Before(now.Add(lastWord)) {
 		closeBy = now.Add(lastWord)
@@ -313,7 +339,7 @@ func (s *side) settle(end reason.End, closeBy time.Time, last bool) {
 // holds for it is thrown away, and both its pumps wake.
 func (s *side) cutOff() {
 	s.done, s.hard = true, true
-	if s.stream == nil {
+	if s.direct == nil {
 		s.cutSocket()
 		return
 	}
@@ -335,9 +361,9 @@ func (s *side) abandon() {
 	s.mu.Lock()
 	s.done, s.hard = true, true
 	switch {
-	case s.stream == nil:
+	case s.direct == nil:
 		s.drop()
-	case s.writing:
+	case s.writing():
 		_ = s.stream.SetWriteDeadline(past)
 	}
 	s.mu.Unlock()
@@ -369,14 +395,14 @@ func (s *side) stopReading() {
 // §7.1.1).
 func (s *side) closeIfDone() {
 	s.mu.Lock()
-	if s.closed || !s.heard || !s.done || s.stream == nil && !s.hard && !s.peerGone() {
+	if s.closed || !s.heard || !s.done || s.direct == nil && !s.hard && !s.peerGone() {
 		s.mu.Unlock()
 		return
 	}
 	s.closed = true
 	hard := s.hard
 	s.mu.Unlock()
-	if s.stream == nil {
+	if s.direct == nil {
 		s.closeSocket()
 		return
 	}
@@ -418,10 +444,14 @@ func waitForClose(stream Stream, by time.Time) {
 func (s *side) note(message []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing || s.done || len(s.notes)+len(message)+frame.MaxHeader > notesBytes {
+	if s.closing || s.done {
 		return false
 	}
-	s.notes = frame.Append(s.notes, frame.Text, message, s.masked)
+	x := s.more()
+	if len(x.notes)+len(message)+frame.MaxHeader > notesBytes {
+		return false
+	}
+	x.notes, s.noted = frame.Append(x.notes, frame.Text, message, s.masked), true
 	return true
 }
 
@@ -429,16 +459,16 @@ func (s *side) note(message []byte) bool {
 func (s *side) due() (b []byte, mid bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing || s.done || s.writing || s.left > 0 {
+	if s.closing || s.done || s.writing() || s.left > 0 {
 		return nil, s.mid
 	}
 	if s.pingDue {
 		s.pingDue = false
 		b = s.appendPing(b)
 	}
-	if !s.mid {
+	if s.noted && !s.mid {
 		b = append(b, s.notes...)
-		s.notes = nil
+		s.notes, s.noted = nil, false
 	}
 	return b, s.mid
 }
