@@ -180,21 +180,20 @@ func (c *core) usable(t *token.Token) error {
 }
 
 // trusts asks the verifier, if it can tell, whether it would still believe the
-// key that p's token was signed with.
-func (c *core) trusts(p *Principal) bool {
+// key that t was signed with.
+func (c *core) trusts(t *token.Token) bool {
 	v, ok := c.verifier.(interface {
 		Trusts(issuer, keyID string) bool
 	})
-	return !ok || v.Trusts(p.Issuer, p.KeyID)
+	return !ok || v.Trusts(t.Issuer, t.KeyID)
 }
 
 // Revoked reports whether t has been revoked.
 func (b *Bouncer) Revoked(t *token.Token) bool { return b.isRevoked(t) }
 
 func (c *core) isRevoked(t *token.Token) bool {
-	return c.revoked.has(&bound{
-		issuer: t.Issuer, subject: t.Subject, session: t.Session, token: t.ID, key: t.KeyID, mark: markOf(t),
-	})
+	b := boundOf(t)
+	return c.revoked.has(&b)
 }
 
 // permit asks whether t may open a's connection and makes it a's Principal.

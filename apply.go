@@ -79,7 +79,7 @@ func (c *core) apply(begin time.Time, rs []Revocation) (closed int) {
 func (b *Bouncer) Review() (closed int) {
 	var doomed []*Live
 	for l := range b.registry.all() {
-		if p := l.current.Load(); p != nil && !b.trusts(p) && l.mark(reason.KeyRevoked) {
+		if t := l.current.Load(); t != nil && !b.trusts(t) && l.mark(reason.KeyRevoked) {
 			doomed = append(doomed, l)
 		}
 	}
@@ -91,14 +91,14 @@ func (b *Bouncer) Review() (closed int) {
 func (c *core) markAll(r *Revocation) (doomed []*Live) {
 	n := name{r.Issuer, r.Value}
 	visit := func(l *Live) {
-		p := l.current.Load()
-		if p == nil {
+		t := l.current.Load()
+		if t == nil {
 			return // says later who it is, and is asked about then
 		}
-		b := p.bound()
+		b := boundOf(t)
 		hit := r.hits(&b)
-		if q := l.opening; !hit && q != p {
-			b = q.bound()
+		if u := l.opening; !hit && u != t {
+			b = boundOf(u)
 			hit = r.hits(&b)
 		}
 		if hit && l.mark(r.Reason) {

@@ -37,7 +37,7 @@ func (e *expiry) Expire(t *wheel.Timer, now time.Time) {
 	case at == l.latest:
 		why = reason.Lifetime
 	}
-	l.state, l.reason = ended, why
+	l.state, l.why = ended, &why
 	l.mu.Unlock()
 	l.tell(why)
 }

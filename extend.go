@@ -31,7 +31,7 @@ func (b *Bouncer) Extend(ctx context.Context, raw string, cids ...string) (Exten
 	}
 	if t.Session != "" {
 		b.registry.each(bySession, name{t.Issuer, t.Session}, func(l *Live) {
-			if l.extendSession && !named[l.id] {
+			if l.terms.extendSession && !named[l.id] {
 				named[l.id] = true
 				lives = append(lives, l)
 			}
@@ -69,24 +69,24 @@ func (l *Live) refresh(ctx context.Context, t *token.Token, inBand bool) (time.T
 		return time.Time{}, reason.TokenMissing
 	}
 	p := principalOf(t, l.Origin(), l.life)
-	if !was.same(p) { // and so whoever else refreshes meanwhile is the same too
+	if !same(was, t) { // and so whoever else refreshes meanwhile is the same too
 		if inBand {
 			l.End(reason.NotAllowed)
 		}
 		return time.Time{}, reason.Forbidden
 	}
-	r := l.request
+	r := l.terms.request
 	if r != nil {
 		r = r.WithContext(context.WithValue(ctx, principalKey{}, p))
 	}
-	if err := l.core.authorize(ctx, p, l.scopes, l.authorizer, r); err != nil {
+	if err := l.core.authorize(ctx, p, l.terms.scopes, l.terms.authorizer, r); err != nil {
 		if err.Code == reason.NotReady.Code {
 			return time.Time{}, err // our trouble, not theirs: the old deadline holds
 		}
 		l.End(reason.NotAllowed)
 		return time.Time{}, err
 	}
-	moved, err := l.rebind(p)
+	moved, err := l.rebind(t)
 	switch {
 	case errors.Is(err, reason.TokenRevoked401):
 		l.End(reason.TokenRevoked)
@@ -103,33 +103,33 @@ func (l *Live) refresh(ctx context.Context, t *token.Token, inBand bool) (time.T
 	return l.ExpiresAt(), nil
 }
 
-// rebind makes p who l is, if that moves the deadline: indexed first, then asked
+// rebind makes t whom l is bound to, if that moves the deadline: indexed first, then asked
 // about, as in Track. The token that opened the connection stays bound to it.
-func (l *Live) rebind(p *Principal) (moved bool, err error) {
+func (l *Live) rebind(t *token.Token) (moved bool, err error) {
 	l.binding.Lock()
 	defer l.binding.Unlock()
 	was := l.current.Load()
-	if p.mark.deadline <= was.mark.deadline {
+	if !t.Deadline().After(was.Deadline()) {
 		return false, nil
 	}
 	if why, over := l.Ended(); over {
 		return false, refusalFor(why)
 	}
 	if was != l.opening {
-		l.core.registry.remove(byCurrent, l, name{was.Issuer, was.TokenID})
+		l.core.registry.remove(byCurrent, l, name{was.Issuer, was.ID})
 	}
-	l.current.Store(p)
-	l.core.registry.add(byCurrent, l, name{p.Issuer, p.TokenID}, nil)
+	l.current.Store(t)
+	l.core.registry.add(byCurrent, l, name{t.Issuer, t.ID}, nil)
 	if err := l.ask(); err != nil {
 		return false, err
 	}
 	l.mu.Lock()
 	if l.state == ended {
-		why := l.reason
+		why := *l.why
 		l.mu.Unlock()
 		return false, refusalFor(why)
 	}
-	l.life.expires.Store(min(p.mark.deadline, l.latest))
+	l.life.expires.Store(min(t.Deadline().UnixNano(), l.latest))
 	l.mu.Unlock()
 	l.schedule()
 	return true, nil

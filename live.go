@@ -13,6 +13,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
 	"github.com/wsbouncer/wsbouncer/internal/wheel"
+	"github.com/wsbouncer/wsbouncer/token"
 )
 
 // A Live is one tracked connection: pending after Track, live after Open,
@@ -24,36 +25,52 @@ type Live struct {
 	ClientBytes, UpstreamBytes       atomic.Int64
 	ClientMessages, UpstreamMessages atomic.Int64
 
-	core       *core
-	id         string
-	ip         netip.Addr
-	origin     unique.Handle[string] // few have one of their own, and none keeps its request
-	route      any
-	scopes     []string
-	authorizer Authorizer
-	request    *http.Request // for the authorizer; nil without one
-	began      int64         // of the handshake, Unix nanoseconds
-	latest     int64         // the end of its Lifetime, Unix nanoseconds
-	life       *life
-	timer      wheel.Timer
+	core   *core
+	id     string
+	ip     netip.Addr
+	origin unique.Handle[string] // few have one of their own, and none keeps its request
+	route  any
+	terms  *terms
+	began  int64 // of the handshake, Unix nanoseconds
+	latest int64 // the end of its Lifetime, Unix nanoseconds
+	life   *life
+	timer  wheel.Timer
 
-	// opening and current are who it is, by the token that opened it and by
-	// the latest. current is written last and read first: nil is waiting.
-	opening *Principal
-	current atomic.Pointer[Principal]
+	// opening and current are the token that opened it and the latest. current is
+	// written last and read first: nil is waiting.
+	opening *token.Token
+	current atomic.Pointer[token.Token]
 
 	links [indexes]link // under the locks of their lists
-	waits bool          // is in registry.waiting, under its lock
 
-	mu            sync.Mutex
-	state         state
-	reason        Reason // when ended
-	ender         Ender
-	binding       sync.Mutex // held while the indexes of l change; taken before mu
+	binding sync.Mutex // held while the indexes of l change; taken before mu
+	mu      sync.Mutex
+	ender   Ender
+	why     *Reason // when ended
+
+	waits    bool // is in registry.waiting, under its lock; the others are under mu
+	state    state
+	opened   bool
+	waited   bool // for a first message, after a 101
+	released bool
+}
+
+// terms are what a Demand asks for again at every refresh.
+type terms struct {
+	scopes        []string
+	authorizer    Authorizer
+	request       *http.Request // for the authorizer; nil without one
 	extendSession bool
-	opened        bool
-	waited        bool // for a first message, after a 101
-	released      bool
+}
+
+// noTerms are those of the many that have none.
+var noTerms = &terms{}
+
+func termsOf(d *Demand) *terms {
+	if len(d.Scopes) == 0 && d.Authorizer == nil && !d.ExtendSession {
+		return noTerms
+	}
+	return &terms{scopes: d.Scopes, authorizer: d.Authorizer, extendSession: d.ExtendSession}
 }
 
 type state uint8
@@ -80,8 +97,7 @@ func (b *Bouncer) Track(a *Admission, e Ender) (*Live, error) {
 	if l == nil {
 		l = &Live{
 			core: b.core, id: a.Connection, ip: a.IP, origin: unique.Make(a.origin), route: a.Route,
-			scopes: a.demand.Scopes, authorizer: a.demand.Authorizer, extendSession: a.demand.ExtendSession,
-			ender: e, began: a.began.UnixNano(),
+			terms: termsOf(&a.demand), ender: e, began: a.began.UnixNano(),
 		}
 		if a.Principal != nil {
 			l.life = a.Principal.life
@@ -167,10 +183,10 @@ func (c *core) bind(l *Live, a *Admission, e Ender, limits Limits) (evicted *Liv
 	l.binding.Lock()
 	defer l.binding.Unlock()
 	c.registry.waiting.leave(l)
-	p := a.Principal
+	t := a.Principal.token
 	l.mu.Lock()
 	if l.state == ended {
-		why, waited := l.reason, l.waited
+		why, waited := *l.why, l.waited
 		l.mu.Unlock()
 		if waited {
 			return nil, afterwards(why) // a close frame can say it as it is
@@ -178,27 +194,27 @@ func (c *core) bind(l *Live, a *Admission, e Ender, limits Limits) (evicted *Liv
 		return nil, refusalFor(why)
 	}
 	l.ender = e
-	l.opening = p
-	if l.authorizer != nil {
-		l.request = a.Request
+	l.opening = t
+	if l.terms.authorizer != nil {
+		l.terms.request = a.Request
 	}
 	l.latest = math.MaxInt64
 	if limits.Lifetime > 0 {
 		l.latest = time.Now().Add(limits.Lifetime).UnixNano()
 	}
-	l.life.expires.Store(min(p.mark.deadline, l.latest))
-	l.current.Store(p)
+	l.life.expires.Store(min(t.Deadline().UnixNano(), l.latest))
+	l.current.Store(t)
 	l.mu.Unlock()
 
-	ok := c.registry.add(bySubject, l, name{p.Issuer, p.Subject}, func(head *Live) (full bool) {
-		evicted, full = makeRoom(head, p, limits.ConnectionsPerSubject)
+	ok := c.registry.add(bySubject, l, name{t.Issuer, t.Subject}, func(head *Live) (full bool) {
+		evicted, full = makeRoom(head, t, limits.ConnectionsPerSubject)
 		return full
 	})
 	if !ok {
 		return evicted, reason.TooManyConns
 	}
-	c.registry.add(byToken, l, name{p.Issuer, p.TokenID}, nil)
-	c.registry.add(bySession, l, name{p.Issuer, p.Session}, nil)
+	c.registry.add(byToken, l, name{t.Issuer, t.ID}, nil)
+	c.registry.add(bySession, l, name{t.Issuer, t.Session}, nil)
 	if err := l.ask(); err != nil {
 		return evicted, err
 	}
@@ -206,23 +222,23 @@ func (c *core) bind(l *Live, a *Admission, e Ender, limits Limits) (evicted *Liv
 	return evicted, nil
 }
 
-// makeRoom says whether p's subject has too many connections. If one of p's
+// makeRoom says whether t's subject has too many connections. If one of t's
 // session may go for it, it is marked as ended.
-func makeRoom(head *Live, p *Principal, most int) (evicted *Live, full bool) {
+func makeRoom(head *Live, t *token.Token, most int) (evicted *Live, full bool) {
 	if most < 0 {
 		return nil, false
 	}
 	n := 0
 	var oldest *Live
 	listed(head, bySubject, func(l *Live) {
-		if q := l.opening; q.Subject != p.Subject || q.Issuer != p.Issuer {
+		if u := l.opening; u.Subject != t.Subject || u.Issuer != t.Issuer {
 			return
 		}
 		if _, over := l.Ended(); over {
 			return
 		}
 		n++
-		if oldest == nil && p.Session != "" && l.opening.Session == p.Session {
+		if oldest == nil && t.Session != "" && l.opening.Session == t.Session {
 			oldest = l
 		}
 	})
@@ -247,8 +263,8 @@ func (l *Live) ask() *Refusal {
 	if !l.core.trusts(current) {
 		return reason.TokenSignature
 	}
-	for _, p := range [...]*Principal{current, l.opening} {
-		if b := p.bound(); l.core.revoked.has(&b) {
+	for _, t := range [...]*token.Token{current, l.opening} {
+		if b := boundOf(t); l.core.revoked.has(&b) {
 			return reason.TokenRevoked401
 		}
 		if current == l.opening {
@@ -277,7 +293,7 @@ func (l *Live) Open() error {
 	}
 	l.mu.Lock()
 	if l.state == ended {
-		why := l.reason
+		why := *l.why
 		l.mu.Unlock()
 		return l.Refused(refusalFor(why))
 	}
@@ -295,7 +311,7 @@ func (l *Live) Refused(err error) error {
 	if !errors.As(err, &ref) {
 		return err
 	}
-	return &refused{Refusal: ref, who: l.current.Load(), cid: l.id, began: l.Started()}
+	return &refused{Refusal: ref, who: l.Principal(), cid: l.id, began: l.Started()}
 }
 
 // End ends the connection and reports whether it was not ended before. Its
@@ -316,7 +332,7 @@ func (l *Live) mark(why Reason) bool {
 	if l.state == ended {
 		return false
 	}
-	l.state, l.reason = ended, why
+	l.state, l.why = ended, &why
 	return true
 }
 
@@ -340,7 +356,7 @@ func (l *Live) Release(why Reason) {
 	}
 	l.released = true
 	if l.state != ended {
-		l.state, l.reason = ended, why
+		l.state, l.why = ended, &why
 	}
 	l.ender = nil
 	opened, waited := l.opened, l.waited
@@ -350,12 +366,12 @@ func (l *Live) Release(why Reason) {
 	l.binding.Lock() // a Track or refresh under way arms and links once more
 	c.wheel.Stop(&l.timer)
 	c.registry.waiting.leave(l)
-	if p := l.opening; p != nil {
-		c.registry.remove(byToken, l, name{p.Issuer, p.TokenID})
-		c.registry.remove(bySession, l, name{p.Issuer, p.Session})
-		c.registry.remove(bySubject, l, name{p.Issuer, p.Subject})
-		if q := l.current.Load(); q != p {
-			c.registry.remove(byCurrent, l, name{q.Issuer, q.TokenID})
+	if t := l.opening; t != nil {
+		c.registry.remove(byToken, l, name{t.Issuer, t.ID})
+		c.registry.remove(bySession, l, name{t.Issuer, t.Session})
+		c.registry.remove(bySubject, l, name{t.Issuer, t.Subject})
+		if u := l.current.Load(); u != t {
+			c.registry.remove(byCurrent, l, name{u.Issuer, u.ID})
 		}
 	}
 	l.binding.Unlock()
@@ -393,8 +409,14 @@ func afterwards(why Reason) *Refusal {
 // ID is the connection's id.
 func (l *Live) ID() string { return l.id }
 
-// Principal is who, by the latest token; nil while a first message is awaited.
-func (l *Live) Principal() *Principal { return l.current.Load() }
+// Principal is who, by the latest token, made anew by each call; nil while a first
+// message is awaited.
+func (l *Live) Principal() *Principal {
+	if t := l.current.Load(); t != nil {
+		return principalOf(t, l.Origin(), l.life)
+	}
+	return nil
+}
 
 // IP is the client's address.
 func (l *Live) IP() netip.Addr { return l.ip }
@@ -418,7 +440,10 @@ func (l *Live) Done() <-chan struct{} { return l.life.channel() }
 func (l *Live) Ended() (Reason, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.reason, l.state == ended
+	if l.state != ended {
+		return Reason{}, false
+	}
+	return *l.why, true
 }
 
 func (l *Live) event(kind string) Event {
@@ -428,8 +453,8 @@ func (l *Live) event(kind string) Event {
 		Reason: why,
 	}
 	e.Duration = e.Time.Sub(l.Started())
-	if p := l.current.Load(); p != nil {
-		e.Issuer, e.Subject, e.Session = p.Issuer, p.Subject, p.Session
+	if t := l.current.Load(); t != nil {
+		e.Issuer, e.Subject, e.Session = t.Issuer, t.Subject, t.Session
 	}
 	return e
 }

@@ -27,23 +27,22 @@ type Principal struct {
 	// Claims is the token's whole payload.
 	Claims token.Claims
 
-	life *life
-	mark mark
+	life  *life
+	token *token.Token
 }
 
 // mark is what a revocation may need to know of a token besides its names.
 type mark struct {
-	issued   int64 // iat in Unix seconds
-	rev      int64
-	leeway   time.Duration
-	deadline int64 // Unix nanoseconds
-	hasIAT   bool
-	hasRev   bool
-	own      bool
+	issued int64 // iat in Unix seconds
+	rev    int64
+	leeway time.Duration
+	hasIAT bool
+	hasRev bool
+	own    bool
 }
 
 func markOf(t *token.Token) mark {
-	m := mark{rev: t.Rev, leeway: t.Leeway, deadline: t.Deadline().UnixNano(), hasRev: t.HasRev, own: t.Own}
+	m := mark{rev: t.Rev, leeway: t.Leeway, hasRev: t.HasRev, own: t.Own}
 	if !t.IssuedAt.IsZero() {
 		m.hasIAT, m.issued = true, t.IssuedAt.Unix()
 	}
@@ -56,8 +55,8 @@ type bound struct {
 	mark                                 mark
 }
 
-func (p *Principal) bound() bound {
-	return bound{issuer: p.Issuer, subject: p.Subject, session: p.Session, token: p.TokenID, key: p.KeyID, mark: p.mark}
+func boundOf(t *token.Token) bound {
+	return bound{issuer: t.Issuer, subject: t.Subject, session: t.Session, token: t.ID, key: t.KeyID, mark: markOf(t)}
 }
 
 // life is the part of a connection that outlives refreshes: every Principal it
@@ -97,7 +96,7 @@ func principalOf(t *token.Token, origin string, shared *life) *Principal {
 	p := &Principal{
 		Issuer: t.Issuer, Subject: t.Subject, Session: t.Session, TokenID: t.ID, KeyID: t.KeyID,
 		ClientID: t.ClientID, Binding: t.Binding, Origin: origin, Scopes: t.Scopes, Claims: t.Claims,
-		life: shared, mark: markOf(t),
+		life: shared, token: t,
 	}
 	reserved := func(s string) bool { return strings.HasPrefix(s, "wsbouncer:") }
 	if !t.Own && slices.ContainsFunc(p.Scopes, reserved) {
@@ -105,7 +104,7 @@ func principalOf(t *token.Token, origin string, shared *life) *Principal {
 	}
 	if shared == nil {
 		p.life = &life{}
-		p.life.expires.Store(p.mark.deadline)
+		p.life.expires.Store(t.Deadline().UnixNano())
 	}
 	return p
 }
@@ -127,10 +126,10 @@ func (p *Principal) missing(need []string) (missing []string) {
 	return missing
 }
 
-// same reports whether q may follow p on one connection.
-func (p *Principal) same(q *Principal) bool {
-	return p.Issuer == q.Issuer && p.Subject == q.Subject && p.Session == q.Session &&
-		p.ClientID == q.ClientID && p.Binding == q.Binding
+// same reports whether u may follow t on one connection.
+func same(t, u *token.Token) bool {
+	return t.Issuer == u.Issuer && t.Subject == u.Subject && t.Session == u.Session &&
+		t.ClientID == u.ClientID && t.Binding == u.Binding
 }
 
 type principalKey struct{}

@@ -131,6 +131,9 @@ func (c *claims) token(issuer *Issuer, payload []byte) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(c.audience) == 1 {
+		c.audience = issuer.alone
+	}
 	t := &Token{
 		Issuer: issuer.Name, Subject: c.subject, Session: c.session, ID: c.id, ClientID: c.client,
 		Audience: c.audience, Scopes: scopes,

@@ -48,6 +48,8 @@ type Issuer struct {
 	// another node's. What "everything issued so far" covers does not hang on
 	// it, since rev is a number and no time.
 	Own bool
+
+	alone []string // Audience, for the many tokens that are for nobody else
 }
 
 // ownEarly is how far ahead iat and nbf of own tokens may be.
@@ -90,6 +92,7 @@ func (i Issuer) checked() (Issuer, error) {
 		return fail(fmt.Errorf("the greatest lifetime %s is not between 0 and %s", i.MaxLifetime, maxMaxLifetime))
 	}
 	i.Algorithms = slices.Clone(i.Algorithms)
+	i.alone = []string{i.Audience}
 	return i, nil
 }
 

@@ -176,7 +176,11 @@ func (v *Verifier) verify(known *issuers, raw string, now time.Time) (cached, er
 	if err := judgeTime(t, issuer, now); err != nil {
 		return cached{}, err
 	}
-	return cached{token: t, kid: m.KeyID, by: known, generation: generation}, nil
+	kid := m.KeyID
+	if kid == key.ID {
+		kid = key.ID // one text for all its tokens
+	}
+	return cached{token: t, kid: kid, by: known, generation: generation}, nil
 }
 
 // pick finds the one key that the token can be signed with.

@@ -38,13 +38,13 @@ type conn struct {
 	mu     sync.Mutex
 	cancel context.CancelFunc // of the handshake
 	relay  *relay.Conn
-	ended  wsbouncer.Reason
+	ended  *wsbouncer.Reason // nil: not
 }
 
 // End implements wsbouncer.Ender.
 func (c *conn) End(why wsbouncer.Reason) {
 	c.mu.Lock()
-	c.ended = why
+	c.ended = &why
 	started, cancel := c.relay, c.cancel
 	c.mu.Unlock()
 	if started != nil {
@@ -59,7 +59,9 @@ func (c *conn) End(why wsbouncer.Reason) {
 func (c *conn) start(cfg relay.Config) *relay.Conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	cfg.Ended = c.ended
+	if c.ended != nil {
+		cfg.Ended = *c.ended
+	}
 	c.relay, c.cancel = relay.Start(cfg), nil
 	return c.relay
 }

@@ -335,7 +335,7 @@ func (l *loop) register(fd int, s sink, events uint32) error {
 	}
 	l.watching.Lock()
 	for fd >= len(l.watched) {
-		l.watched = append(l.watched, make([]watched, max(64, len(l.watched)))...)
+		l.watched = append(l.watched, make([]watched, max(64, len(l.watched)/4))...)
 	}
 	l.turns++
 	turn := l.turns
