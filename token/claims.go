@@ -146,7 +146,27 @@ func (c *claims) token(issuer *Issuer, payload []byte) (*Token, error) {
 	if issuer.Own {
 		t.Rev, t.HasRev = c.rev, true
 	}
+	t.pack()
 	return t, nil
+}
+
+// pack makes one text of the short ones that are a token's own: it lives as long
+// as a connection, and each small piece of memory costs more than its size.
+func (t *Token) pack() {
+	texts := [...]*string{&t.Subject, &t.Session, &t.ID, &t.ClientID}
+	n := 0
+	for _, s := range texts {
+		n += len(*s)
+	}
+	var b strings.Builder
+	b.Grow(n)
+	for _, s := range texts {
+		b.WriteString(*s)
+	}
+	all := b.String()
+	for _, s := range texts {
+		*s, all = all[:len(*s)], all[len(*s):]
+	}
 }
 
 // judgeTime decides everything about t that depends on the clock, on every call.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/jws"
@@ -101,13 +102,40 @@ func (i Issuer) checked() (Issuer, error) {
 type issuers struct {
 	byName   map[string]*Issuer
 	fallback string
+	last     map[string]*last // by issuer
+}
+
+// last is what an issuer's last token had in common with most of its others, who
+// share it.
+type last struct {
+	under  atomic.Pointer[under]
+	scopes atomic.Pointer[[]string]
+}
+
+func (s *issuers) under(issuer, kid string, generation uint64) *under {
+	last := &s.last[issuer].under
+	u := last.Load()
+	if u == nil || u.kid != kid || u.generation != generation {
+		u = &under{s, kid, generation}
+		last.Store(u)
+	}
+	return u
+}
+
+func (s *issuers) scopes(issuer string, list []string) []string {
+	last := &s.last[issuer].scopes
+	if was := last.Load(); was != nil && slices.Equal(*was, list) {
+		return *was
+	}
+	last.Store(&list)
+	return list
 }
 
 func checkedIssuers(list []Issuer) (*issuers, error) {
 	if len(list) == 0 {
 		return nil, errors.New("token: no issuer is trusted: every token would be refused")
 	}
-	s := &issuers{byName: make(map[string]*Issuer, len(list))}
+	s := &issuers{byName: make(map[string]*Issuer, len(list)), last: make(map[string]*last, len(list))}
 	own := ""
 	for _, i := range list {
 		i, err := i.checked()
@@ -123,7 +151,7 @@ func checkedIssuers(list []Issuer) (*issuers, error) {
 		if i.Own {
 			own = i.Name
 		}
-		s.byName[i.Name] = &i
+		s.byName[i.Name], s.last[i.Name] = &i, new(last)
 	}
 	switch {
 	case own != "":

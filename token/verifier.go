@@ -44,9 +44,14 @@ type Verifier struct {
 // cached is a token whose signature has been checked, and under what: it counts
 // only while the configuration and the issuer's key set are still the same.
 type cached struct {
-	token      *Token
-	kid        string
+	token *Token
+	under *under
+}
+
+// under is what many tokens were verified under.
+type under struct {
 	by         *issuers
+	kid        string
 	generation uint64
 }
 
@@ -136,11 +141,11 @@ func (v *Verifier) Verify(_ context.Context, raw string) (*Token, error) {
 
 // current reports whether the key that verified c is still one of the issuer's.
 func (c cached) current(known *issuers) bool {
-	if c.by != known {
+	if c.under.by != known {
 		return false
 	}
-	_, generation := known.byName[c.token.Issuer].Keys.Keys(c.kid)
-	return generation == c.generation
+	_, generation := known.byName[c.token.Issuer].Keys.Keys(c.under.kid)
+	return generation == c.under.generation
 }
 
 func (v *Verifier) verify(known *issuers, raw string, now time.Time) (cached, error) {
@@ -172,15 +177,11 @@ func (v *Verifier) verify(known *issuers, raw string, now time.Time) (cached, er
 	if err != nil {
 		return cached{}, err
 	}
-	t.KeyID = key.ID
+	t.KeyID, t.Scopes = key.ID, known.scopes(issuer.Name, t.Scopes)
 	if err := judgeTime(t, issuer, now); err != nil {
 		return cached{}, err
 	}
-	kid := m.KeyID
-	if kid == key.ID {
-		kid = key.ID // one text for all its tokens
-	}
-	return cached{token: t, kid: kid, by: known, generation: generation}, nil
+	return cached{t, known.under(issuer.Name, m.KeyID, generation)}, nil
 }
 
 // pick finds the one key that the token can be signed with.
