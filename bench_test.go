@@ -123,7 +123,10 @@ func BenchmarkBytesPerLive(b *testing.B) {
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&m1)
-		b.ReportMetric(float64(m1.HeapAlloc-m0.HeapAlloc)/n, "B/live")
+		each := float64(m1.HeapAlloc-m0.HeapAlloc) / n
+		if b.ReportMetric(each, "B/live"); each > 1250 {
+			b.Errorf("%.0f bytes a connection: what keeps so much?", each)
+		}
 		runtime.KeepAlive(lives)
 		release(bo)
 	}

@@ -23,7 +23,6 @@ const (
 type pump struct {
 	c        *Conn
 	src, dst *side
-	from     Party
 	scan     frame.Scanner
 	// held is part of a header or control frame that waits for the rest; at first
 	// it is what was read before the relay began.
@@ -38,6 +37,7 @@ type pump struct {
 
 	draining bool // nothing is passed on any more
 	deaf     bool // nor understood
+	from     Party
 
 	last            atomic.Int64 // when it last read something, as clock says
 	bytes, messages atomic.Int64
