@@ -67,6 +67,7 @@ type core struct {
 	observer Observer
 	log      *slog.Logger
 	cookie   string
+	expired  atomic.Uint64 // connections, for their turns
 
 	handshakes *limit.Keyed[netip.Prefix]
 	perIP      *limit.Count[netip.Prefix]

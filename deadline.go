@@ -1,6 +1,7 @@
 package wsbouncer
 
 import (
+	"runtime"
 	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/reason"
@@ -40,4 +41,11 @@ func (e *expiry) Expire(t *wheel.Timer, now time.Time) {
 	l.state, l.why = ended, &why
 	l.mu.Unlock()
 	l.tell(why)
+	// Thousands may expire at once, and the living are not to wait for all of them.
+	if l.core.expired.Add(1)%expiries == 0 {
+		runtime.Gosched()
+	}
 }
+
+// expiries is how many connections expire before others have their turn.
+const expiries = 32

@@ -221,7 +221,10 @@ func (b *bench) expiryRow(ctx context.Context) (err error) {
 		lead = time.Duration(n/1000+5) * time.Second
 	}
 	exp := time.Now().Add(lead).Truncate(time.Second)
-	clients, err := b.silent(ctx, t, n, exp, everybody)
+	due := func(i int) time.Time {
+		return exp.Add(time.Second * time.Duration(i) / time.Duration(n)).Truncate(time.Millisecond)
+	}
+	clients, err := b.expiring(ctx, t, n, due, everybody)
 	if err != nil {
 		return err
 	}
@@ -251,17 +254,17 @@ func (b *bench) expiryRow(ctx context.Context) (err error) {
 		return err
 	}
 	var late []time.Duration
-	for _, c := range clients {
+	for i, c := range clients {
 		if c.code != 3000 {
 			return fmt.Errorf("close code %d", c.code)
 		}
-		late = append(late, c.told.Sub(exp))
+		late = append(late, c.told.Sub(due(i)))
 	}
 	slices.Sort(late)
 	if late[0] < 0 {
 		return fmt.Errorf("a connection was ended %s before its time", -late[0])
 	}
-	of := thousands(n) + " tokens expire at once: "
+	of := thousands(n) + " tokens expire within a second: "
 	b.report.late(of+"close frames after the deadline", t.name, late, 1, 250)
 	b.report.figure(of+"the last connection has closed", "ms").add(t.name, milliseconds(last.Sub(exp)))
 	const others = "others' round trip, p99, "

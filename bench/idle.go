@@ -21,9 +21,15 @@ import (
 // silent opens n connections that only answer what they are sent, each with a
 // token of its own.
 func (b *bench) silent(ctx context.Context, t *target, n int, exp time.Time, subject func(i int) string) ([]*client, error) {
+	return b.expiring(ctx, t, n, func(int) time.Time { return exp.Truncate(time.Second) }, subject)
+}
+
+// expiring is silent with tokens that expire each in its own millisecond.
+func (b *bench) expiring(ctx context.Context, t *target, n int, exp func(i int) time.Time, subject func(i int) string) ([]*client, error) {
 	addr := t.checked["ES256"]
 	return crowd(ctx, b.l, addr, n, inFlight, func(i int) (*client, []byte, error) {
-		token, err := b.token("ES256", subject(i), exp)
+		token, err := b.keys.expiring("ES256", subject(i), numericDate(exp(i)))
+		b.up.known.Store("Bearer "+token, true)
 		return &client{stamp: true, data: controls}, request(addr, echoPath, token), err
 	})
 }

@@ -11,7 +11,9 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -76,13 +78,27 @@ func newIssuers(dir string) (*issuers, error) {
 	return s, nil
 }
 
-// token is an access token that nobody has seen.
+// token is an access token that nobody has seen. It expires in exp's second.
 func (s *issuers) token(alg, subject string, exp time.Time) (string, error) {
+	return s.expiring(alg, subject, exp.Unix())
+}
+
+// expiring is token with an exp as a NumericDate, which may have decimals.
+func (s *issuers) expiring(alg, subject string, exp any) (string, error) {
 	n := s.issued.Add(1)
 	return jwt.Signed(s.signers[alg]).Claims(map[string]any{
 		"iss": issuerName(alg), "aud": "bench", "sub": subject, "sid": "session-" + subject, "jti": strconv.FormatInt(n, 10),
-		"iat": time.Now().Unix(), "exp": exp.Unix(), "client_id": "bench", "scope": "echo",
+		"iat": time.Now().Unix(), "exp": exp, "client_id": "bench", "scope": "echo",
 	}).Serialize()
+}
+
+// numericDate is a time as a NumericDate (RFC 7519 §2), to the millisecond where
+// it is not a whole second.
+func numericDate(t time.Time) json.RawMessage {
+	if ms := t.UnixMilli() % 1000; ms != 0 {
+		return fmt.Appendf(nil, "%d.%03d", t.Unix(), ms)
+	}
+	return strconv.AppendInt(nil, t.Unix(), 10)
 }
 
 // spoilt is the token with another signature.

@@ -24,6 +24,7 @@ func (c *Conn) finish(e reason.End, by Party) {
 		return
 	}
 	c.stopped = true
+	c.parting.Store(true)
 	c.rememberLocked(e, by)
 	upOwes := c.upstream.stop(c.ended.end, c.ended.closeBy, e.Cut)
 	downOwes := c.client.stop(c.ended.end, c.ended.closeBy, e.Cut)

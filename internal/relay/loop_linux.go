@@ -1,9 +1,12 @@
+//go:build amd64 || arm64 || riscv64
+
 package relay
 
 import (
 	"context"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,9 +19,16 @@ import (
 const (
 	// loopBuffer is what a loop reads at once; there is one for all its
 	// connections.
-	loopBuffer = 64 << 10
+	loopBuffer = 256 << 10
 	// turn is how many buffers of one source are read before others have theirs.
 	turn = 4
+	// posts is how many connections are looked at before those that are ready
+	// have their turn: thousands may end at once.
+	posts = 64
+	// farewells is how much of what is left of ended connections is done between
+	// two looks at the live ones: thousands may end at once, and all the live ones
+	// would wait for them.
+	farewells = 4
 )
 
 // Loops relay connections of plain sockets without goroutines of their own: an
@@ -70,6 +80,7 @@ type loop struct {
 	one    underWay // the write under way, while it does not block
 	more   []*pump  // have had their turn, and have more to read
 	had    []*pump  // spare for more
+	ended  []*Conn  // have something left to do, in turn
 	again  bool     // clients may wait to be accepted
 	buf    []byte
 	events [128]syscall.EpollEvent
@@ -222,20 +233,34 @@ func (l *loop) run(ctx context.Context) {
 		_ = l.epoll.SetReadDeadline(time.Time{})
 		l.woken.Store(false) // who posts from now on wakes it again
 		l.mu.Lock()
-		posted, l.posted = l.posted, posted[:0]
+		stopped := l.stopping
+		n := len(l.posted)
+		if !stopped {
+			n = min(n, posts)
+		}
+		posted = append(posted[:0], l.posted[:n]...)
+		l.posted = slices.Delete(l.posted, 0, n)
 		for _, c := range posted {
 			c.posted = false
 		}
-		l.stopped = l.stopping
-		stopped := l.stopped
+		l.stopped = stopped
+		if len(l.posted) > 0 {
+			l.woken.Store(true) // look at them after one round of what is ready
+		}
 		l.mu.Unlock()
-		for i, c := range posted {
-			l.check(c)
-			posted[i] = nil
-			if stopped {
+		for _, c := range posted {
+			switch {
+			case stopped:
+				l.check(c)
 				l.kill(c)
+			case c.added && c.parting.Load():
+				c.look = true
+				l.farewell(c)
+			default:
+				l.check(c)
 			}
 		}
+		clear(posted)
 		if stopped {
 			break
 		}
@@ -268,11 +293,19 @@ func (l *loop) serve(epoll uintptr) bool {
 		switch {
 		case l.woken.Load():
 			return true
-		case n < len(l.events) && len(l.more) == 0 && !l.again:
+		case n < len(l.events) && len(l.more) == 0 && len(l.ended) == 0 && !l.again:
 			return false
-		case rounds%16 == 0:
+		case len(l.ended) > 0 || rounds%16 == 0:
 			runtime.Gosched() // the poller's other customers have their turn, too
 		}
+	}
+}
+
+// farewell puts c among the ended connections that have something left to do.
+func (l *loop) farewell(c *Conn) {
+	if !c.waits {
+		c.waits = true
+		l.ended = append(l.ended, c)
 	}
 }
 
@@ -290,6 +323,15 @@ func (l *loop) event(e *syscall.EpollEvent) {
 
 // event implements sink.
 func (p *pump) event(l *loop, events uint32) {
+	if p.c.parting.Load() {
+		p.events |= events
+		l.farewell(p.c)
+		return
+	}
+	l.happened(p, events)
+}
+
+func (l *loop) happened(p *pump, events uint32) {
 	if events&over != 0 {
 		p.over = true
 	}
@@ -352,6 +394,24 @@ func (l *loop) goOn() {
 		p.queued = false
 		l.readable(p)
 	}
+	n := min(len(l.ended), farewells)
+	for i, c := range l.ended[:n] {
+		l.ended[i] = nil
+		c.waits = false
+		if c.look {
+			c.look = false
+			l.check(c)
+		}
+		for _, p := range [...]*pump{&c.up, &c.down} {
+			events := p.events
+			if p.events = 0; events != 0 && !p.src.isClosed() {
+				l.happened(p, events)
+			}
+		}
+	}
+	if l.ended = l.ended[n:]; len(l.ended) == 0 {
+		l.ended = nil
+	}
 }
 
 // readable reads the source for a turn, or until nothing is there, or until the
@@ -379,7 +439,7 @@ func (l *loop) readable(p *pump) {
 
 func (l *loop) read(p *pump) {
 	k := copy(l.buf, p.held)
-	n, err := syscall.Read(p.src.fd, l.buf[k:])
+	n, err := sysRead(p.src.fd, l.buf[k:])
 	switch {
 	case n > 0:
 		p.held = nil
@@ -624,7 +684,7 @@ func (s *side) proceed() result {
 		if s.off >= to {
 			break
 		}
-		n, err := syscall.Write(s.fd, s.buf[s.off:to])
+		n, err := sysWrite(s.fd, s.buf[s.off:to])
 		switch {
 		case n > 0:
 			s.off += n
@@ -757,10 +817,10 @@ func (s *side) cutSocket() {
 func (s *side) peerGone() bool {
 	if !s.shut {
 		s.shut = true
-		_ = syscall.Shutdown(s.fd, syscall.SHUT_WR)
+		_ = sysShutdown(s.fd)
 	}
 	for range turn { // who says more than that now is not waited for
-		n, err := syscall.Read(s.fd, s.conn.loop.buf)
+		n, err := sysRead(s.fd, s.conn.loop.buf)
 		switch {
 		case n > 0, err == syscall.EINTR:
 		case err == syscall.EAGAIN:
@@ -783,5 +843,5 @@ func (s *side) reader() *pump {
 // closeSocket closes the descriptor, in the loop.
 func (s *side) closeSocket() {
 	s.conn.loop.forget(s.fd, s.reader())
-	_ = syscall.Close(s.fd)
+	_ = sysClose(s.fd)
 }

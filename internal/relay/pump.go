@@ -28,7 +28,8 @@ type pump struct {
 	// it is what was read before the relay began.
 	held []byte
 
-	*reading   // nil in a loop, which has
+	*reading          // nil in a loop, which has
+	events     uint32 // that wait for the turn of an ended connection
 	registered bool
 	pending    bool // more may be there to be read
 	over       bool // nothing will come after that

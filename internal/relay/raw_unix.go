@@ -40,7 +40,7 @@ func (s *side) advance(fd uintptr) bool {
 		if s.done || s.off >= to {
 			return true
 		}
-		n, err := syscall.Write(int(fd), s.buf[s.off:to])
+		n, err := sysWrite(int(fd), s.buf[s.off:to])
 		switch {
 		case n > 0:
 			s.off += n
@@ -64,7 +64,7 @@ func (s *side) advanceTail(fd uintptr) bool {
 
 func (s *side) sendTail(fd uintptr) bool {
 	for !s.done {
-		n, err := syscall.Write(int(fd), s.tail)
+		n, err := sysWrite(int(fd), s.tail)
 		switch {
 		case n > 0:
 			s.tail = s.tail[n:]
@@ -109,7 +109,7 @@ func (p *pump) tryRead(fd uintptr) bool {
 	b := takeBuffer()
 	k := copy(b[:], p.held)
 	for {
-		n, err := syscall.Read(int(fd), b[k:])
+		n, err := sysRead(int(fd), b[k:])
 		switch {
 		case n > 0:
 			p.buf, p.n = b, n
@@ -119,11 +119,12 @@ func (p *pump) tryRead(fd uintptr) bool {
 		case err == syscall.EAGAIN:
 			giveBuffer(b)
 			return false
-		case err == nil:
-			err = io.EOF
+		case err == 0:
+			p.err = io.EOF
+		default:
+			p.err = err
 		}
 		giveBuffer(b)
-		p.err = err
 		return true
 	}
 }

@@ -108,8 +108,11 @@ type Conn struct {
 
 	running atomic.Int32 // pumps
 	posted  bool         // under the loop's lock
-	added   bool         // the loop's own, as over
+	parting atomic.Bool  // the gateway ended it: what is left has no haste
+	added   bool         // the loop's own, as over,
 	over    bool
+	waits   bool // in the loop's ended,
+	look    bool // for check
 	stopped bool // under mu: both sides were told that nothing more goes on
 	by      Party
 	loop    *loop   // nil: a goroutine for each pump

@@ -264,7 +264,9 @@ func (s *side) stopLoop(end reason.End) {
 	case s.over() == 0:
 		s.drop()
 		s.left = 0
-		s.writeTail(end)
+		if !s.masked { // whom it concerns first: thousands may end at once
+			s.writeTail(end)
+		}
 	case s.cut:
 		s.cutOff()
 	}

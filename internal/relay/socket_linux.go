@@ -1,3 +1,5 @@
+//go:build amd64 || arm64 || riscv64
+
 package relay
 
 import (
@@ -121,14 +123,14 @@ func (s *Socket) register() error {
 func (s *Socket) Read(b []byte) (int, error) {
 	for {
 		s.ready.Store(false) // before the read: what comes after it is an event
-		n, err := syscall.Read(s.fd, b)
+		n, err := sysRead(s.fd, b)
 		switch {
 		case n > 0:
 			if n == len(b) || s.over.Load() {
 				s.ready.Store(true)
 			}
 			return n, nil
-		case err == nil:
+		case err == 0:
 			s.ready.Store(true)
 			return 0, io.EOF
 		case err == syscall.EAGAIN:
@@ -144,7 +146,7 @@ func (s *Socket) Read(b []byte) (int, error) {
 // Write implements Stream.
 func (s *Socket) Write(b []byte) (done int, _ error) {
 	for done < len(b) {
-		n, err := syscall.Write(s.fd, b[done:])
+		n, err := sysWrite(s.fd, b[done:])
 		switch {
 		case n > 0:
 			done += n
@@ -222,13 +224,13 @@ func (s *Socket) Close() error {
 	if s.ready.Load() {
 		var b [512]byte
 		for range turn {
-			if n, err := syscall.Read(fd, b[:]); n <= 0 && err != syscall.EINTR {
+			if n, err := sysRead(fd, b[:]); n <= 0 && err != syscall.EINTR {
 				break
 			}
 		}
 	}
 	s.loop.forget(fd, s)
-	return os.NewSyscallError("close", syscall.Close(fd))
+	return os.NewSyscallError("close", sysClose(fd))
 }
 
 // leave takes the descriptor away from s.
@@ -274,11 +276,11 @@ const (
 // tune sets what every TCP socket here has. Those that a socket accepts inherit
 // it.
 func tune(fd int) {
-	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
-	_ = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1)
-	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, keepAliveSeconds)
-	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, keepAliveSeconds)
-	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, keepAliveProbes)
+	_ = sysSet(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
+	_ = sysSet(fd, syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1)
+	_ = sysSet(fd, syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, keepAliveSeconds)
+	_ = sysSet(fd, syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, keepAliveSeconds)
+	_ = sysSet(fd, syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, keepAliveProbes)
 }
 
 // Dial connects to addr on the loop of beside, or on any when that is nil.
@@ -299,9 +301,9 @@ func (ls *Loops) dial(ctx context.Context, addr netip.AddrPort, beside *Socket) 
 	if addr.Addr().Is6() && !addr.Addr().Is4In6() {
 		family = syscall.AF_INET6
 	}
-	fd, err := syscall.Socket(family, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+	fd, errno := sysSocket(family)
+	if errno != 0 {
+		return nil, os.NewSyscallError("socket", errno)
 	}
 	tune(fd)
 	s := &Socket{fd: fd, remote: addr}
@@ -318,14 +320,15 @@ func (ls *Loops) dial(ctx context.Context, addr netip.AddrPort, beside *Socket) 
 }
 
 func (s *Socket) connect(ctx context.Context, family int) error {
-	var to syscall.Sockaddr
+	port, addr := networkOrder(s.remote.Port()), s.remote.Addr()
+	var err syscall.Errno
 	if family == syscall.AF_INET {
-		to = &syscall.SockaddrInet4{Port: int(s.remote.Port()), Addr: s.remote.Addr().Unmap().As4()}
+		err = sysConnect4(s.fd, &syscall.RawSockaddrInet4{Family: syscall.AF_INET, Port: port, Addr: addr.Unmap().As4()})
 	} else {
-		to = &syscall.SockaddrInet6{Port: int(s.remote.Port()), Addr: s.remote.Addr().As16(), ZoneId: zone(s.remote.Addr())}
+		err = sysConnect6(s.fd, &syscall.RawSockaddrInet6{Family: syscall.AF_INET6, Port: port, Addr: addr.As16(), Scope_id: zone(addr)})
 	}
-	switch err := syscall.Connect(s.fd, to); err {
-	case nil, syscall.EISCONN:
+	switch err {
+	case 0, syscall.EISCONN:
 		return nil
 	case syscall.EINPROGRESS, syscall.EINTR, syscall.EALREADY:
 	default:
@@ -335,7 +338,7 @@ func (s *Socket) connect(ctx context.Context, family int) error {
 	defer stop()
 	for {
 		// On one machine it is mostly done by now.
-		if _, err := syscall.Getpeername(s.fd); err == nil {
+		if sysConnected(s.fd) {
 			if !stop() {
 				return context.Cause(ctx)
 			}
@@ -399,6 +402,7 @@ type listening struct {
 	fd    int
 
 	accepting sync.Mutex // held while fd is used
+	from      syscall.RawSockaddrAny
 
 	mu          sync.Mutex
 	first, last *Socket // that have said nothing yet, the oldest first
@@ -422,7 +426,7 @@ func (ls *Loops) Listen(ctx context.Context, l *net.TCPListener, o Listener) err
 	g := &listening{Listener: o, loops: ls, l: ls.loops[0], fd: fd}
 	g.timer = time.AfterFunc(time.Hour, g.expire)
 	if err := g.l.watchListener(fd, g); err != nil {
-		_ = syscall.Close(fd)
+		_ = sysClose(fd)
 		return err
 	}
 	select {
@@ -441,10 +445,10 @@ func (g *listening) event(l *loop, _ uint32) {
 		if g.fd < 0 {
 			return
 		}
-		fd, from, err := syscall.Accept4(g.fd, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
+		fd, err := sysAccept(g.fd, &g.from)
 		switch err {
-		case nil:
-			g.accepted(fd, addrPort(from))
+		case 0:
+			g.accepted(fd, addrPort(&g.from))
 		case syscall.EAGAIN:
 			return
 		case syscall.EINTR, syscall.ECONNABORTED:
@@ -468,16 +472,6 @@ func (g *listening) pause() {
 			_ = g.l.watchListener(g.fd, g)
 		}
 	})
-}
-
-func addrPort(a syscall.Sockaddr) netip.AddrPort {
-	switch a := a.(type) {
-	case *syscall.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *syscall.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
-	}
-	return netip.AddrPort{}
 }
 
 func (g *listening) accepted(fd int, from netip.AddrPort) {
@@ -509,7 +503,7 @@ func (g *listening) accepted(fd int, from netip.AddrPort) {
 // read reads once; false: nothing is there yet.
 func (g *listening) read(s *Socket, b []byte) bool {
 	for {
-		n, err := syscall.Read(s.fd, b)
+		n, err := sysRead(s.fd, b)
 		switch {
 		case n > 0:
 			if n == len(b) || s.over.Load() {
@@ -603,7 +597,7 @@ func (g *listening) close() {
 	g.accepting.Lock()
 	g.l.forget(g.fd, g)
 	_ = g.l.control(syscall.EPOLL_CTL_DEL, g.fd, nil)
-	_ = syscall.Close(g.fd)
+	_ = sysClose(g.fd)
 	g.fd = -1
 	g.accepting.Unlock()
 	g.expire()
@@ -614,6 +608,6 @@ func (g *listening) close() {
 func (s *Socket) cut() {
 	if fd, ok := s.leave(); ok {
 		s.loop.forget(fd, s)
-		_ = syscall.Close(fd)
+		_ = sysClose(fd)
 	}
 }
