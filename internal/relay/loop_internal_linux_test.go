@@ -4,7 +4,9 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"net"
+	"os"
 	"syscall"
 	"testing"
 )
@@ -52,6 +54,36 @@ func TestEventsOfAClosedSocketAreNotItsSuccessors(t *testing.T) {
 		t.Error("the second was not told of its own")
 	}
 	_ = second.Close()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = ls.Run(ended)
+}
+
+// Who begins to wait on a socket that the loop watches already may have missed the
+// event it waits for.
+func TestTheFirstWaitLooksOnceMore(t *testing.T) {
+	ls, err := NewLoops(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s, err := ls.Dial(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.OnGone(func() {})
+	_ = s.SetDeadline(past)
+	if err := s.wait(); err != nil {
+		t.Errorf("first: %v", err)
+	}
+	if err := s.wait(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("second: %v", err)
+	}
+	_ = s.Close()
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	_ = ls.Run(ended)

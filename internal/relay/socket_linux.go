@@ -164,13 +164,17 @@ func (s *Socket) Write(b []byte) (done int, _ error) {
 // wait waits for any event of the socket, until its deadline.
 func (s *Socket) wait() error {
 	s.mu.Lock()
+	missed := s.wake == nil && s.registered
 	if s.wake == nil {
 		s.wake = make(chan struct{}, 1)
 	}
 	wake, by, closed := s.wake, s.by, s.closed
 	s.mu.Unlock()
-	if closed {
+	switch {
+	case closed:
 		return net.ErrClosed
+	case missed: // what happened until now nobody was told
+		return nil
 	}
 	if err := s.register(); err != nil {
 		return err
