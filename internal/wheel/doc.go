@@ -3,11 +3,12 @@
 //
 // Deadlines are wall-clock times, because tokens say when they end in wall-clock
 // time. A timer never fires before the wall clock reads its deadline, and when
-// the clock runs steadily at most 100 ms after (the scheduler's own lateness
-// aside). The wheel reads the wall clock at every 50 ms tick of the monotonic
-// one. After a step in either direction, or a suspend, which is a step forward,
-// the next tick finds the two apart and sorts every timer anew; so a step is
-// noticed within a tick, and no clock but time.Now is needed.
+// the clock runs steadily at most one tick of 50 ms after (the scheduler's own
+// lateness aside). The wheel sleeps until the first tick at which something is
+// due, but while anything is armed it looks at the wall clock every 200 ms. After
+// a step in either direction, or a suspend, which is a step forward, it finds the
+// clock elsewhere than it left it and sorts every timer anew; so a step makes
+// nobody more than 200 ms late, and no clock but time.Now is needed.
 //
 // The timers are in shards, each a hierarchical wheel of its own: arming and
 // stopping cost the same however many there are, and the lock of a shard is

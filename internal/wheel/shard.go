@@ -28,10 +28,11 @@ type shard struct {
 	dueEnd **Timer
 }
 
-// place puts an unlinked timer where the cursor meets it in time. earliest is
-// the first tick whose slot is still to be looked at.
-func (s *shard) place(t *Timer, earliest int64) {
-	at := max(dueOf(t.at), earliest)
+// place puts an unlinked timer where the cursor meets it in time, and returns
+// the tick it is due at. earliest is the first tick whose slot is still to be
+// looked at.
+func (s *shard) place(t *Timer, earliest int64) (at int64) {
+	at = max(dueOf(t.at), earliest)
 	var slot **Timer
 	switch ahead := at - s.cursor; {
 	case ahead < slots:
@@ -44,6 +45,17 @@ func (s *shard) place(t *Timer, earliest int64) {
 		slot = &s.levels[2][(s.cursor>>(2*slotBits)+slotMask)&slotMask]
 	}
 	t.link(slot)
+	return at
+}
+
+// next is the first tick, until the next look, at which there may be something
+// to do. Slots of the higher levels come at multiples of look.
+func (s *shard) next() int64 {
+	at, end := s.cursor+1, nextLook(s.cursor)
+	for at < end && s.levels[0][at&slotMask] == nil {
+		at++
+	}
+	return at
 }
 
 // advance moves everything due at tick now or before to the due list.
@@ -78,7 +90,7 @@ func (s *shard) advance(now int64) {
 func (s *shard) cascade(slot **Timer) {
 	list := *slot
 	*slot = nil
-	s.each(list, func(t *Timer) { s.place(t, s.cursor) })
+	s.each(list, func(t *Timer) { _ = s.place(t, s.cursor) })
 }
 
 // rescan places every timer anew by the clock as it now is. Timers already due
@@ -103,7 +115,7 @@ func (s *shard) rescan(now int64) {
 			if dueOf(t.at) <= now {
 				s.append(t, t)
 			} else {
-				s.place(t, now+1)
+				_ = s.place(t, now+1)
 			}
 		})
 	}
@@ -139,12 +151,16 @@ func (s *shard) append(first, last *Timer) {
 	s.dueEnd = &last.next
 }
 
-// pop disarms the timer that has been due for longest.
+// pop disarms the timer that has been due for longest. When none is, the worker
+// is told when to come again.
 func (s *shard) pop() (*Timer, Expirer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.due
 	if t == nil {
+		if s.armed.Load() > 0 {
+			s.worker.lower(s.next())
+		}
 		return nil, nil
 	}
 	e := t.e
@@ -156,7 +172,6 @@ func (s *shard) pop() (*Timer, Expirer) {
 func (s *shard) disarmed(t *Timer) {
 	t.e = nil
 	s.armed.Add(-1)
-	s.worker.armed.Add(-1)
 }
 
 func (s *shard) unlink(t *Timer) {

@@ -2,6 +2,7 @@ package wheel
 
 import (
 	"context"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -10,10 +11,16 @@ import (
 
 const (
 	tick = 50 * time.Millisecond
+	// look is how many ticks a goroutine of Run sleeps at most while something is
+	// armed: a step of the wall clock is noticed when it wakes. A power of two,
+	// and all wake at its multiples, so that several wheels wake a process once.
+	look = 4
+	// never is the tick that is waited for while nothing is armed.
+	never = math.MaxInt64
 	// shards is a power of two: enough that goroutines seldom meet at a lock,
 	// few enough that a tick over empty ones is nothing.
 	shards = 32
-	// maxWorkers bounds the goroutines of Run; each ticks on its own.
+	// maxWorkers bounds the goroutines of Run; each wakes on its own.
 	maxWorkers = 8
 	// batch is how many of one shard expire before the others have their turn.
 	batch = 128
@@ -56,6 +63,7 @@ func newWheel(now func() time.Time) *Wheel {
 	w := &Wheel{now: now, workers: make([]worker, min(runtime.GOMAXPROCS(0), maxWorkers))}
 	for i := range w.workers {
 		w.workers[i].wake = make(chan struct{}, 1)
+		w.workers[i].next.Store(never)
 	}
 	for i := range w.shards {
 		s := &w.shards[i]
@@ -65,7 +73,7 @@ func newWheel(now func() time.Time) *Wheel {
 }
 
 // Schedule arms t, or moves it when it is armed, to fire when the wall clock
-// reads at: at once (with the next tick) when that has passed. The monotonic
+// reads at: at once (with the next tick at the latest) when that has passed. The monotonic
 // part of at is not looked at. A time too far to count fires at the end of
 // int64 nanoseconds, in the year 2262.
 func (w *Wheel) Schedule(t *Timer, at time.Time, e Expirer) {
@@ -77,18 +85,16 @@ func (w *Wheel) Schedule(t *Timer, at time.Time, e Expirer) {
 	s.mu.Lock()
 	if t.prev != nil {
 		s.unlink(t)
-	} else {
-		if s.armed.Add(1) == 1 {
-			// The cursor stood still while there was nothing to do.
-			s.cursor = tickOf(w.now().UnixNano())
-		}
-		if s.worker.armed.Add(1) == 1 {
-			s.worker.rouse()
-		}
+	} else if s.armed.Add(1) == 1 {
+		// The cursor stood still while there was nothing to do.
+		s.cursor = tickOf(w.now().UnixNano())
 	}
 	t.at, t.e = nanosOf(at), e
-	s.place(t, s.cursor+1)
+	due := s.place(t, s.cursor+1)
 	s.mu.Unlock()
+	if s.worker.lower(due) {
+		s.worker.rouse()
+	}
 }
 
 // Stop disarms t; one that is not armed is left alone. It does not wait: an
@@ -110,8 +116,8 @@ func (w *Wheel) Stop(t *Timer) {
 // Len is how many timers are armed.
 func (w *Wheel) Len() int {
 	var n int64
-	for i := range w.workers {
-		n += w.workers[i].armed.Load()
+	for i := range w.shards {
+		n += w.shards[i].armed.Load()
 	}
 	return int(n)
 }
@@ -127,11 +133,23 @@ func (w *Wheel) Run(ctx context.Context) error {
 	return nil
 }
 
-// A worker ticks for every len(workers)-th shard.
+// A worker fires the timers of every len(workers)-th shard.
 type worker struct {
-	armed atomic.Int64  // timers in its shards
-	wake  chan struct{} // armed went from zero to one
-	_     [40]byte      // a cache line each
+	// next is the tick to wake at, or never. What may need an earlier one lowers
+	// it; only the worker raises it, before it looks at its shards, so that what
+	// is armed meanwhile is either found there or has lowered it again.
+	next atomic.Int64
+	wake chan struct{} // next was lowered
+	_    [48]byte      // a cache line each
+}
+
+func (k *worker) lower(tick int64) bool {
+	for old := k.next.Load(); tick < old; old = k.next.Load() {
+		if k.next.CompareAndSwap(old, tick) {
+			return true
+		}
+	}
+	return false
 }
 
 func (k *worker) rouse() {
@@ -146,21 +164,7 @@ func (w *Wheel) work(ctx context.Context, id int) {
 	timer := time.NewTimer(tick)
 	defer timer.Stop()
 	for {
-		for k.armed.Load() == 0 {
-			select {
-			case <-k.wake:
-			case <-ctx.Done():
-				return
-			}
-		}
-		// Wake at the wall clock's next multiple of a tick: that is when timers
-		// become due.
-		timer.Reset(tick - time.Duration(uint64(w.now().UnixNano())%uint64(tick)))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return
-		}
+		k.next.Store(never)
 		for more := true; more; {
 			more = false
 			for i := id; i < shards; i += len(w.workers) {
@@ -171,6 +175,33 @@ func (w *Wheel) work(ctx context.Context, id int) {
 			if ctx.Err() != nil {
 				return
 			}
+		}
+		if !w.sleep(ctx, k, timer) {
+			return
+		}
+	}
+}
+
+// sleep waits until the wall clock should read k's next tick, or may have been
+// stepped unnoticed for long enough. It reports false when ctx ended.
+func (w *Wheel) sleep(ctx context.Context, k *worker, timer *time.Timer) bool {
+	for {
+		var elapsed <-chan time.Time
+		if next := k.next.Load(); next != never {
+			now := w.now().UnixNano()
+			next = min(next, nextLook(tickOf(now)))
+			if next <= tickOf(now) {
+				return true
+			}
+			timer.Reset(time.Duration(next*int64(tick) - now))
+			elapsed = timer.C
+		}
+		select {
+		case <-elapsed:
+			return true
+		case <-k.wake:
+		case <-ctx.Done():
+			return false
 		}
 	}
 }
@@ -204,6 +235,9 @@ func tickOf(t int64) int64 {
 	}
 	return n
 }
+
+// nextLook is the first multiple of look after tick n.
+func nextLook(n int64) int64 { return (n | (look - 1)) + 1 }
 
 // dueOf is the first tick at which t has passed.
 func dueOf(t int64) int64 {

@@ -18,8 +18,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// late is what the package promises.
-const late = 100 * time.Millisecond
+// What the package promises.
+const (
+	late    = 50 * time.Millisecond
+	noticed = 200 * time.Millisecond // a step of the clock is, after this
+)
 
 // An item is an owner of a timer that remembers when it fired.
 type item struct {
@@ -143,11 +146,11 @@ func TestRandomDeadlines(t *testing.T) {
 	})
 }
 
-// Eleven days go by on a clock that runs 200 times as fast: the wheel turns to its
+// Eleven days go by on a clock that runs 50 times as fast: the wheel turns to its
 // last slot and beyond, and still nothing is a step.
 func TestBeyondTheWheel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const speed = 200
+		const speed = 50
 		start := time.Now()
 		now := func() time.Time { return start.Add(time.Since(start) * speed) }
 		w := wheel.NewWithClock(now)
@@ -158,7 +161,7 @@ func TestBeyondTheWheel(t *testing.T) {
 			at := start.Add(d)
 			i := &item{}
 			i.then = func(now time.Time) {
-				if d := now.Sub(at); d < 0 || d > speed*late {
+				if d := now.Sub(at); d < 0 || d > speed*noticed {
 					t.Errorf("fired %v after its deadline", d)
 				}
 			}
@@ -250,7 +253,7 @@ func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.offset.L
 func TestClockSteps(t *testing.T) {
 	for _, step := range []time.Duration{
 		30 * time.Second, 5 * time.Minute, 2 * time.Hour, 400 * 24 * time.Hour, // forward: also what a suspend looks like
-		-30 * time.Second, -5 * time.Minute, -2 * time.Hour, -400 * 24 * time.Hour, -10 * time.Millisecond, -60 * time.Millisecond, 60 * time.Millisecond,
+		-30 * time.Second, -5 * time.Minute, -2 * time.Hour, -400 * 24 * time.Hour, -10 * time.Millisecond, -60 * time.Millisecond, 60 * time.Millisecond, -190 * time.Millisecond, 190 * time.Millisecond,
 	} {
 		t.Run(step.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -289,7 +292,7 @@ func TestClockSteps(t *testing.T) {
 						}
 					}
 				}
-				time.Sleep(late + time.Millisecond)
+				time.Sleep(noticed + time.Millisecond)
 				check()
 				for range 50 {
 					time.Sleep(137 * time.Millisecond)
@@ -330,6 +333,146 @@ func TestSleepsWhileEmpty(t *testing.T) {
 			t.Errorf("an emptied wheel read the clock %d times", n)
 		}
 	})
+}
+
+// wakes counts at how many moments a wheel in a bubble read the clock: how often
+// it woke, or was armed while it was empty.
+type wakes struct {
+	mu    sync.Mutex
+	count int
+	last  time.Time
+}
+
+func (w *wakes) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	if !now.Equal(w.last) {
+		w.count, w.last = w.count+1, now
+	}
+	return now
+}
+
+func (w *wakes) during(d time.Duration) int {
+	synctest.Wait()
+	w.mu.Lock()
+	before := w.count
+	w.mu.Unlock()
+	time.Sleep(d)
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.count - before
+}
+
+// A process with thousands of idle connections hardly ever wakes: the wheels,
+// with all their shards, look at the clock at the same moments.
+func TestSleepsWhileNothingIsDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c wakes
+		start := time.Now()
+		far := make([]item, 200)
+		var w *wheel.Wheel
+		for n := range far {
+			if n%100 == 0 {
+				w = wheel.NewWithClock(c.now)
+				run(t, w)
+			}
+			time.Sleep(7 * time.Millisecond)
+			w.Schedule(&far[n].Timer, start.Add(time.Hour), &far[n])
+		}
+		time.Sleep(time.Second)
+		const minute, most = time.Minute, int(time.Minute / noticed)
+		if n := c.during(minute); n > most+1 {
+			t.Errorf("with nothing due for an hour, %d wake-ups in a minute, want %d", n, most)
+		}
+		// One that is due costs one more, and so does one that was stopped.
+		var due, stopped item
+		w.Schedule(&due.Timer, time.Now().Add(7030*time.Millisecond), &due)
+		w.Schedule(&stopped.Timer, time.Now().Add(9130*time.Millisecond), &stopped)
+		w.Stop(&stopped.Timer)
+		if n := c.during(minute); n > most+3 || len(due.times()) != 1 {
+			t.Errorf("with one due, %d wake-ups in a minute, want %d", n, most+2)
+		}
+	})
+}
+
+// However long a wheel would have slept, one that is due sooner is in time: armed
+// or moved from outside, or by another that expires, when the wheel is empty and
+// when it is not.
+func TestAnEarlierOneRouses(t *testing.T) {
+	for _, others := range []int{0, 100} {
+		t.Run(fmt.Sprintf("beside %d", others), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := wheel.New()
+				run(t, w)
+				far := make([]item, others)
+				for n := range far {
+					w.Schedule(&far[n].Timer, time.Now().Add(time.Hour), &far[n])
+				}
+				inTime := func(at time.Time) *item {
+					i := &item{}
+					i.then = func(now time.Time) {
+						if d := now.Sub(at); d < 0 || d > late {
+							t.Errorf("fired %v after its deadline", d)
+						}
+					}
+					return i
+				}
+				var all []*item
+				for n := range 100 {
+					// Moments and deadlines anywhere between two looks at the clock.
+					time.Sleep(time.Duration(n) * 13 * time.Millisecond)
+					synctest.Wait()
+					for _, d := range []time.Duration{170, 120, 70, 20, 1, 0} {
+						at := time.Now().Add(d * time.Millisecond)
+						i := inTime(at)
+						moved := inTime(at)
+						w.Schedule(&moved.Timer, at.Add(time.Hour), moved)
+						w.Schedule(&i.Timer, at, i)
+						w.Schedule(&moved.Timer, at, moved)
+						by := &item{then: func(now time.Time) {
+							j := inTime(now.Add(d * time.Millisecond))
+							w.Schedule(&j.Timer, now.Add(d*time.Millisecond), j)
+						}}
+						w.Schedule(&by.Timer, at, by)
+						all = append(all, i, moved)
+						synctest.Wait()
+					}
+				}
+				time.Sleep(time.Second)
+				synctest.Wait()
+				for _, i := range all {
+					if len(i.times()) != 1 {
+						t.Fatalf("fired %d times", len(i.times()))
+					}
+				}
+				if w.Len() != others {
+					t.Errorf("%d are armed, want %d", w.Len(), others)
+				}
+			})
+		})
+	}
+}
+
+// Timers come and go one by one while the wheel falls asleep and is roused. Were
+// one overlooked, this would never end.
+func TestNobodyIsOverlooked(t *testing.T) {
+	w := wheel.New()
+	run(t, w)
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(g), 2))
+			fired := make(chan struct{})
+			i := &item{then: func(time.Time) { fired <- struct{}{} }}
+			for range 20 {
+				w.Schedule(&i.Timer, time.Now().Add(time.Duration(r.IntN(int(50*time.Millisecond)))), i)
+				<-fired
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestArmedBeforeRunAndAfter(t *testing.T) {
@@ -453,9 +596,10 @@ type nobody struct{}
 func (nobody) Expire(*wheel.Timer, time.Time) {}
 
 func BenchmarkScheduleStop(b *testing.B) {
-	for _, n := range []int{0, 1_000_000} {
+	for _, n := range []int{0, 1000, 1_000_000} {
 		b.Run(fmt.Sprintf("beside %d", n), func(b *testing.B) {
 			w := wheel.New()
+			run(b, w)
 			others := make([]wheel.Timer, n)
 			at := time.Now().Add(time.Minute)
 			for i := range others {
