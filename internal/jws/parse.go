@@ -44,7 +44,6 @@ type Message struct {
 
 	input     string // ASCII(header '.' payload), what is signed
 	signature []byte
-	raw       string
 }
 
 // Parse reads raw, of at most maxBytes bytes, as a compact JWS. It refuses JSON
@@ -71,7 +70,7 @@ func Parse(raw string, maxBytes int) (*Message, error) {
 	if head == "" || sig == "" {
 		return nil, malformed("a segment is empty")
 	}
-	m := &Message{raw: raw, input: raw[:len(head)+1+len(body)]}
+	m := &Message{input: raw[:len(head)+1+len(body)]}
 	for _, s := range []struct {
 		name, text string
 		into       *[]byte

@@ -1,16 +1,15 @@
 package jws
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/hmac"
 	"crypto/rsa"
-	_ "crypto/sha256" // the hashes of the PS algorithms
+	_ "crypto/sha256" // the hashes of the algorithms
 	_ "crypto/sha512"
 	"fmt"
-
-	"github.com/go-jose/go-jose/v4"
+	"math/big"
 )
 
 // An algorithm is what a key must be for its signatures (RFC 7518 §3.1,
@@ -83,28 +82,42 @@ func (m *Message) Verify(alg string, key any) error {
 	if !Fits(alg, key) {
 		return fmt.Errorf("%w: the key is none for its alg", ErrSignature)
 	}
-	if a := algorithms[alg]; a.kind == kindPSS {
-		return m.verifyPSS(a.hash, key.(*rsa.PublicKey))
-	}
-	sig, err := jose.ParseSignedCompact(m.raw, []jose.SignatureAlgorithm{jose.SignatureAlgorithm(alg)})
-	if err != nil {
-		return ErrSignature
-	}
-	payload, err := sig.Verify(key)
-	if err != nil || !bytes.Equal(payload, m.Payload) {
+	if !m.signedBy(algorithms[alg], key) {
 		return ErrSignature
 	}
 	return nil
 }
 
-// verifyPSS holds to RFC 7518 §3.5, where the salt is as long as the hash.
-// go-jose takes a salt of any length.
-func (m *Message) verifyPSS(hash crypto.Hash, key *rsa.PublicKey) error {
-	h := hash.New()
-	h.Write([]byte(m.input))
-	err := rsa.VerifyPSS(key, hash, h.Sum(nil), m.signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: hash})
-	if err != nil {
-		return ErrSignature
+// signedBy checks the signature by key, which fits a.
+func (m *Message) signedBy(a algorithm, key any) bool {
+	input := []byte(m.input)
+	sum := func() []byte {
+		h := a.hash.New()
+		h.Write(input)
+		return h.Sum(nil)
 	}
-	return nil
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		if a.kind == kindRSA {
+			return rsa.VerifyPKCS1v15(key, a.hash, sum(), m.signature) == nil
+		}
+		// The salt is as long as the hash (RFC 7518 §3.5).
+		return rsa.VerifyPSS(key, a.hash, sum(), m.signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: a.hash}) == nil
+	case *ecdsa.PublicKey:
+		// R and S, each as long as the curve's order, and no other spelling of
+		// them (RFC 7518 §3.4).
+		n := (key.Curve.Params().BitSize + 7) / 8
+		if len(m.signature) != 2*n {
+			return false
+		}
+		r, s := new(big.Int).SetBytes(m.signature[:n]), new(big.Int).SetBytes(m.signature[n:])
+		return ecdsa.Verify(key, sum(), r, s)
+	case ed25519.PublicKey:
+		return ed25519.Verify(key, input, m.signature)
+	case []byte:
+		mac := hmac.New(a.hash.New, key)
+		mac.Write(input)
+		return hmac.Equal(mac.Sum(nil), m.signature)
+	}
+	return false
 }
