@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,9 +25,10 @@ type Conn struct {
 	// is 101.
 	Response *http.Response
 
-	t    testing.TB
-	conn net.Conn
-	br   *bufio.Reader
+	t     testing.TB
+	conn  net.Conn
+	br    *bufio.Reader
+	pongs sync.WaitGroup
 }
 
 // Dial opens a WebSocket to h over memory, as a browser would: with the given
@@ -41,15 +43,16 @@ func Dial(t testing.TB, h http.Handler, target string, header http.Header) *Conn
 		defer close(served)
 		_ = srv.Serve(&oneConn{conn: server, closed: make(chan struct{})})
 	}()
+	c := &Conn{t: t, conn: client, br: bufio.NewReader(client)}
 	t.Cleanup(func() {
 		_ = client.Close()
+		c.pongs.Wait()
 		ctx, stop := context.WithTimeout(context.Background(), time.Second)
 		defer stop()
 		_ = srv.Shutdown(ctx)
 		_ = srv.Close()
 		<-served
 	})
-	c := &Conn{t: t, conn: client, br: bufio.NewReader(client)}
 	_ = client.SetDeadline(time.Now().Add(patience))
 
 	var head strings.Builder
@@ -142,9 +145,9 @@ func (c *Conn) next() (op frame.Opcode, message []byte) {
 		h, payload := c.frame()
 		switch h.Op {
 		case frame.Ping:
-			// It fails when the server is ending the connection just now; then
-			// what is read next tells how.
-			_, _ = c.conn.Write(frame.AppendPong(nil, payload, true))
+			// Beside the reading: memory has no buffer, and a server that is ending
+			// the connection just now writes before it reads on.
+			c.pongs.Go(func() { _, _ = c.conn.Write(frame.AppendPong(nil, payload, true)) })
 		case frame.Pong:
 		case frame.Close:
 			return h.Op, payload
