@@ -268,6 +268,10 @@ func (s *Socket) Conn() (*net.TCPConn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.RemoteAddr() == nil { // the peer has reset it
+		_ = c.Close()
+		return nil, os.NewSyscallError("getpeername", syscall.ENOTCONN)
+	}
 	return c.(*net.TCPConn), nil
 }
 

@@ -186,6 +186,21 @@ func TestSocketIsAConnection(t *testing.T) {
 	expect(t, outer, []byte("pong"))
 }
 
+// A socket whose peer has reset it has no peer's address any more, which nobody
+// who is given a connection expects.
+func TestSocketOfAPeerThatIsGoneIsNoConnection(t *testing.T) {
+	outer, inner := socketPair(t)
+	s := inner.(*relay.Socket)
+	gone := make(chan struct{})
+	s.OnGone(func() { close(gone) })
+	_ = outer.(*net.TCPConn).SetLinger(0)
+	outer.Close()
+	<-gone
+	if c, err := s.Conn(); err == nil {
+		t.Errorf("a connection from %v", c.RemoteAddr())
+	}
+}
+
 func TestDialFailsAsNetDoes(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
