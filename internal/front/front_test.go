@@ -241,16 +241,3 @@ func TestServeEndsWhenItsHandshakesDo(t *testing.T) {
 	}
 	<-other
 }
-
-// Whoever has reset its connection before net/http is given it has no address.
-func TestPeersThatAreGoneHarmNobody(t *testing.T) {
-	r := newRig(t, who)
-	for range 200 {
-		p := r.says("GET / HTTP/1.1\r\n")
-		_ = p.Conn.(*net.TCPConn).SetLinger(0)
-		p.Close()
-	}
-	if status, _, _ := r.says("GET /ws HTTP/1.1\r\nHost: a\r\n\r\n").answers(t); status != http.StatusTeapot {
-		t.Error(status)
-	}
-}
