@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // An event that was waiting for a socket when it was closed must not be taken for
@@ -87,4 +90,53 @@ func TestTheFirstWaitLooksOnceMore(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	_ = ls.Run(ended)
+}
+
+// What came before the loops were given the listener has its options too.
+func TestListenTunesThoseThatWaited(t *testing.T) {
+	ls, err := NewLoops(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	firsts := make(chan *Socket, 1)
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	check := func(when string, c net.Conn) {
+		if _, err := c.Write([]byte("first")); err != nil {
+			t.Fatal(err)
+		}
+		s := <-firsts
+		defer func() { _ = s.Close() }()
+		for _, o := range []struct{ level, name, want int }{
+			{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1}, {syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, keepAliveSeconds}, {syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1},
+		} {
+			if got, err := syscall.GetsockoptInt(s.fd, o.level, o.name); got != o.want || err != nil {
+				t.Errorf("%s: option %d: %d %v, want %d", when, o.name, got, err, o.want)
+			}
+		}
+	}
+	early := dial()
+	var running sync.WaitGroup
+	running.Go(func() { _ = ls.Run(ctx) })
+	running.Go(func() {
+		_ = ls.Listen(ctx, l.(*net.TCPListener), Listener{
+			Accept: func(netip.AddrPort, int) bool { return true }, Patience: time.Minute, Gone: func(netip.AddrPort) {},
+			First: func(s *Socket, _ []byte) { firsts <- s },
+		})
+	})
+	check("early", early)
+	check("late", dial())
+	cancel()
+	running.Wait()
 }

@@ -281,8 +281,8 @@ const (
 	keepAliveProbes  = 9
 )
 
-// tune sets what every TCP socket here has. Those that a socket accepts inherit
-// it.
+// tune sets what every TCP socket here has. A listening socket gives it to those
+// that reach it from then on.
 func tune(fd int) {
 	_ = sysSet(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
 	_ = sysSet(fd, syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1)
@@ -411,6 +411,7 @@ type listening struct {
 
 	accepting sync.Mutex // held while fd is used
 	from      syscall.RawSockaddrAny
+	tuned     bool // all that came before fd was tuned are accepted
 
 	mu          sync.Mutex
 	first, last *Socket // that have said nothing yet, the oldest first
@@ -456,8 +457,12 @@ func (g *listening) event(l *loop, _ uint32) {
 		fd, err := sysAccept(g.fd, &g.from)
 		switch err {
 		case 0:
+			if !g.tuned {
+				tune(fd)
+			}
 			g.accepted(fd, addrPort(&g.from))
 		case syscall.EAGAIN:
+			g.tuned = true
 			return
 		case syscall.EINTR, syscall.ECONNABORTED:
 		default:
