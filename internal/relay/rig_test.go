@@ -304,23 +304,28 @@ func nextFrame(c io.Reader) (h frame.Header, b []byte, err error) {
 // does, so that a test may look at one peer after the other.
 type reader struct {
 	net.Conn
-	mu   sync.Mutex
+	mu   sync.Mutex // guards got, err, more and held
 	got  []byte
 	err  error
 	more chan struct{} // closed when got or err changes
 	by   time.Time
-	gate sync.Mutex // held by a test that does not want to read
+	held chan struct{} // closed when a test that paused the reading is over
 }
 
-// pause stops the reading until the end of the test.
-func (r *reader) pause() { r.gate.Lock() }
+// pause stops the reading until Close.
+func (r *reader) pause() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held = make(chan struct{})
+}
 
 func (r *reader) Close() error {
-	if !r.gate.TryLock() {
-		r.gate.Unlock()
-	} else {
-		r.gate.Unlock()
+	r.mu.Lock()
+	if r.held != nil {
+		close(r.held)
+		r.held = nil
 	}
+	r.mu.Unlock()
 	return r.Conn.Close()
 }
 
@@ -329,8 +334,12 @@ func newReader(c net.Conn) *reader {
 	go func() {
 		b := make([]byte, 4096)
 		for {
-			r.gate.Lock()
-			r.gate.Unlock() //nolint:staticcheck // only waits until reading is allowed
+			r.mu.Lock()
+			held := r.held
+			r.mu.Unlock()
+			if held != nil {
+				<-held
+			}
 			n, err := c.Read(b)
 			r.mu.Lock()
 			r.got, r.err = append(r.got, b[:n]...), err
