@@ -199,10 +199,9 @@ func localAddresses(port string) []string {
 
 func devRoute(path, upstream string) config.Route {
 	u, _ := url.Parse(upstream) // checked before
-	return config.Route{
-		Path: path, Upstream: config.URLs{{URL: u}}, Reject: "http", Extend: "named", Compression: "off", UTF8: "pass",
-		TokenFrom: []string{"ticket", "header", "subprotocol", "query", "cookie"},
-	}
+	r := config.NewRoute()
+	r.Path, r.Upstream, r.TokenFrom = path, config.URLs{{URL: u}}, append(r.TokenFrom, "cookie")
+	return r
 }
 
 // devUsers makes the demo accounts, with a new password at every start.

@@ -24,6 +24,13 @@ func New() *Config {
 	}
 }
 
+// NewRoute is a route of defaults alone. It lacks a path and an upstream.
+func NewRoute() Route {
+	var r Route
+	r.setDefaults()
+	return r
+}
+
 func defaultLimits() Limits {
 	return Limits{
 		Connections:           100_000,
