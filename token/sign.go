@@ -26,6 +26,12 @@ type AccessToken struct {
 	IssuedAt, Expiry time.Time
 	// Rev is the revocation sequence the token is issued at.
 	Rev int64
+	// AuthTime is when the subject last proved who it is, AMR by what methods
+	// (RFC 8176), and ACR how strong that was (RFC 9068 §2.2.1). Each is left
+	// out when zero.
+	AuthTime time.Time
+	AMR      []string
+	ACR      string
 	// Extra are further claims. None may have the name of one above, in any case.
 	Extra map[string]any
 }
@@ -116,6 +122,15 @@ func (a *AccessToken) claims(longest time.Duration) (map[string]any, error) {
 		}
 		claims[c.name] = c.value
 	}
+	if !a.AuthTime.IsZero() {
+		claims["auth_time"] = a.AuthTime.Unix()
+	}
+	if len(a.AMR) > 0 {
+		claims["amr"] = a.AMR
+	}
+	if a.ACR != "" {
+		claims["acr"] = a.ACR
+	}
 	switch life := a.Expiry.Sub(a.IssuedAt); {
 	case a.Audience == "":
 		return nil, errors.New("aud is empty")
@@ -135,7 +150,7 @@ func (a *AccessToken) claims(longest time.Duration) (map[string]any, error) {
 }
 
 func (a *AccessToken) addExtra(claims map[string]any) error {
-	reservedNames := []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "client_id", "azp", "scope", "rev", "cnf"}
+	reservedNames := []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "client_id", "azp", "scope", "rev", "cnf", "auth_time", "amr", "acr"}
 	for name, value := range a.Extra {
 		for _, r := range reservedNames {
 			if strings.EqualFold(name, r) {

@@ -92,7 +92,7 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		g, err = a.o.Sessions.Begin(ctx, session.Start{
-			Subject: acct.Subject, ClientID: clientID, Method: methodPassword,
+			Subject: acct.Subject, ClientID: clientID, Method: methodPassword, Proof: session.Proof{AMR: []string{"pwd"}},
 			IP: who.ip, UserAgent: who.agent, Origin: who.origin,
 		})
 		return err

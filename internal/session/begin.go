@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -53,9 +54,18 @@ func (s *Service) Begin(ctx context.Context, b Start) (g Grant, err error) {
 		if b.TTL > 0 {
 			life = min(life, b.TTL)
 		}
+		proof := b.Proof
+		if proof.Time.IsZero() {
+			proof.Time = now
+		}
+		claims, err := encodeClaims(b.Claims)
+		if err != nil {
+			return err
+		}
 		t := newRefreshToken()
 		r := Record{
 			ID: newID(), Subject: b.Subject, ClientID: b.ClientID, Scopes: scopes, Method: b.Method,
+			Proof: proof, Claims: claims, External: b.External,
 			IP: addr(b.IP), UserAgent: audit.Cut(b.UserAgent, maxUserAgent), Origin: audit.Cut(b.Origin, maxOrigin),
 			Created: now, Used: now, Expires: now.Add(life), IdleUntil: now.Add(s.o.RefreshIdle),
 			Family: t.family(), Current: t.hash(),
@@ -75,6 +85,18 @@ func (s *Service) Begin(ctx context.Context, b Start) (g Grant, err error) {
 		return Grant{}, fmt.Errorf("begin a session: %w", err)
 	}
 	return g, nil
+}
+
+// encodeClaims is how further claims are stored; none is nil.
+func encodeClaims(claims map[string]any) ([]byte, error) {
+	if len(claims) == 0 {
+		return nil, nil
+	}
+	b, err := json.Marshal(claims)
+	if err != nil {
+		return nil, fmt.Errorf("further claims: %w", err)
+	}
+	return b, nil
 }
 
 // makeRoom ends the oldest sessions of subject until one more may begin.
@@ -99,6 +121,12 @@ func (s *Service) issue(r *Record, t refreshToken, scopes []string, rev int64, n
 	a := token.AccessToken{
 		Issuer: s.o.Issuer, Audience: s.o.Audience, Subject: r.Subject, Session: r.ID, ClientID: r.ClientID,
 		ID: newID(), Scopes: scopes, IssuedAt: now.Truncate(time.Second), Rev: rev,
+		AuthTime: r.Proof.Time, AMR: r.Proof.AMR, ACR: r.Proof.ACR,
+	}
+	if len(r.Claims) > 0 {
+		if err := json.Unmarshal(r.Claims, &a.Extra); err != nil {
+			return Grant{}, fmt.Errorf("claims of session %s: %w", r.ID, err)
+		}
 	}
 	a.Expiry = a.IssuedAt.Add(s.o.AccessTTL).Truncate(time.Second)
 	if a.Expiry.After(r.Expires) {

@@ -44,7 +44,7 @@ func (r Record) alive(now time.Time) bool { return now.Before(r.Expires) && now.
 
 func (r Record) session() Session {
 	return Session{
-		ID: r.ID, Subject: r.Subject, ClientID: r.ClientID, Scopes: r.Scopes, Method: r.Method,
+		ID: r.ID, Subject: r.Subject, ClientID: r.ClientID, Scopes: r.Scopes, Method: r.Method, Proof: r.Proof, External: r.External,
 		IP: r.IP, UserAgent: r.UserAgent, Origin: r.Origin, Created: r.Created, LastUsed: r.Used,
 		Expires: r.Expires, IdleExpires: r.IdleUntil,
 	}

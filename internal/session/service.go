@@ -116,6 +116,8 @@ type Session struct {
 	ID, Subject, ClientID string
 	Scopes                []string
 	Method                string
+	Proof                 Proof
+	External              External
 	IP, UserAgent, Origin string
 	Created, LastUsed     time.Time
 	// Expires is the absolute end; IdleExpires the end unless it is used.
@@ -141,11 +143,34 @@ type Start struct {
 	// Scopes asked for; nil: all that the account has. Never more than those.
 	Scopes []string
 	// Method is how the subject logged in: "password", for one.
-	Method            string
+	Method string
+	// Proof is what the login rests on, as the access tokens will say.
+	Proof Proof
+	// Claims are further claims of the access tokens. They must be JSON.
+	Claims map[string]any
+	// External is the login elsewhere that this one rests on, if it does.
+	External          External
 	IP                netip.Addr
 	UserAgent, Origin string
 	// TTL is the absolute life; zero, or more than RefreshTTL: RefreshTTL.
 	TTL time.Duration
+}
+
+// A Proof is how a subject proved who it is.
+type Proof struct {
+	// Time is when; zero: now.
+	Time time.Time
+	// AMR are the methods (RFC 8176), ACR the strength that was reached.
+	AMR []string
+	ACR string
+}
+
+// External is a login at another provider.
+type External struct {
+	// Provider is its name in the configuration; empty: there is none.
+	Provider string
+	// Issuer, Subject and Session are iss, sub and sid there; Session may be empty.
+	Issuer, Subject, Session string
 }
 
 // A RefreshRequest is a use of a refresh token.

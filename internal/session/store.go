@@ -18,8 +18,13 @@ type Record struct {
 	ClientID string
 	// Scopes are what the session may ask for. They only ever shrink.
 	Scopes []string
-	// Method is how the subject logged in.
+	// Method is how the subject logged in, Proof what that rests on.
 	Method string
+	Proof  Proof
+	// Claims are further claims of its access tokens, a JSON object; nil: none.
+	Claims []byte
+	// External is the login elsewhere that it rests on.
+	External External
 	// IP, UserAgent and Origin are where the session was last used from.
 	IP, UserAgent, Origin string
 	Created, Used         time.Time
@@ -95,8 +100,11 @@ type Store interface {
 	// Sessions lists a subject's, or everybody's when subject is empty, oldest
 	// first, at most limit.
 	Sessions(ctx context.Context, subject string, limit int) ([]Record, error)
-	// UpdateSession writes all of r but ID, Subject, ClientID, Method, Created,
-	// Expires and Family, which never change.
+	// SessionsOfExternal lists those that rest on a provider's login: of its
+	// session, or of its subject when session is empty; oldest first, at most limit.
+	SessionsOfExternal(ctx context.Context, issuer, subject, session string, limit int) ([]Record, error)
+	// UpdateSession writes all of r but ID, Subject, ClientID, Method, External,
+	// Created, Expires and Family, which never change.
 	UpdateSession(ctx context.Context, r Record) error
 	DeleteSession(ctx context.Context, id string) error
 	DeleteSessionsOf(ctx context.Context, subject string) (int, error)

@@ -8,22 +8,27 @@ import (
 )
 
 const sessionColumns = `id, subject, client_id, scopes, method, ip, user_agent, origin, created, used, expires,
-	idle_until, access_until, family, current, previous, rotated, repeated, replay`
+	idle_until, access_until, family, current, previous, rotated, repeated, replay, auth_time, amr, acr, claims,
+	provider, external_issuer, external_subject, external_session`
 
 func readSession(row scanner) (r session.Record, err error) {
 	err = row.Scan(&r.ID, &r.Subject, &r.ClientID, words{&r.Scopes}, &r.Method, &r.IP, &r.UserAgent, &r.Origin,
 		stamp{&r.Created}, stamp{&r.Used}, stamp{&r.Expires}, stamp{&r.IdleUntil}, stamp{&r.AccessUntil},
-		sum{&r.Family}, sum{&r.Current}, sum{&r.Previous}, stamp{&r.Rotated}, &r.Repeated, &r.Replay)
+		sum{&r.Family}, sum{&r.Current}, sum{&r.Previous}, stamp{&r.Rotated}, &r.Repeated, &r.Replay,
+		stamp{&r.Proof.Time}, words{&r.Proof.AMR}, &r.Proof.ACR, &r.Claims,
+		&r.External.Provider, &r.External.Issuer, &r.External.Subject, &r.External.Session)
 	return r, err
 }
 
 // InsertSession implements session.Store.
 func (s *Store) InsertSession(ctx context.Context, r session.Record) error {
 	_, err := s.exec(ctx, `INSERT INTO sessions (`+sessionColumns+`)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		r.ID, r.Subject, r.ClientID, joined(r.Scopes), r.Method, r.IP, r.UserAgent, r.Origin,
 		ms(r.Created), ms(r.Used), ms(r.Expires), ms(r.IdleUntil), ms(r.AccessUntil),
-		r.Family[:], r.Current[:], r.Previous[:], ms(r.Rotated), r.Repeated, r.Replay)
+		r.Family[:], r.Current[:], r.Previous[:], ms(r.Rotated), r.Repeated, r.Replay,
+		ms(r.Proof.Time), joined(r.Proof.AMR), r.Proof.ACR, r.Claims,
+		r.External.Provider, r.External.Issuer, r.External.Subject, r.External.Session)
 	return err
 }
 
@@ -46,12 +51,24 @@ func (s *Store) Sessions(ctx context.Context, subject string, limit int) ([]sess
 		ORDER BY created, id LIMIT ?`, subject, limit)
 }
 
+// SessionsOfExternal implements session.Store.
+func (s *Store) SessionsOfExternal(ctx context.Context, issuer, subject, external string, limit int) ([]session.Record, error) {
+	by, value := "external_session", external
+	if external == "" {
+		by, value = "external_subject", subject
+	}
+	return many(ctx, s, readSession, `SELECT `+sessionColumns+` FROM sessions WHERE external_issuer = ? AND `+by+` = ?
+		AND provider <> '' ORDER BY created, id LIMIT ?`, issuer, value, limit)
+}
+
 // UpdateSession implements session.Store.
 func (s *Store) UpdateSession(ctx context.Context, r session.Record) error {
 	n, err := s.exec(ctx, `UPDATE sessions SET scopes = ?, ip = ?, user_agent = ?, origin = ?, used = ?, idle_until = ?,
-		access_until = ?, current = ?, previous = ?, rotated = ?, repeated = ?, replay = ? WHERE id = ?`,
+		access_until = ?, current = ?, previous = ?, rotated = ?, repeated = ?, replay = ?,
+		auth_time = ?, amr = ?, acr = ?, claims = ? WHERE id = ?`,
 		joined(r.Scopes), r.IP, r.UserAgent, r.Origin, ms(r.Used), ms(r.IdleUntil),
-		ms(r.AccessUntil), r.Current[:], r.Previous[:], ms(r.Rotated), r.Repeated, r.Replay, r.ID)
+		ms(r.AccessUntil), r.Current[:], r.Previous[:], ms(r.Rotated), r.Repeated, r.Replay,
+		ms(r.Proof.Time), joined(r.Proof.AMR), r.Proof.ACR, r.Claims, r.ID)
 	return absent(n, err, session.ErrNotFound)
 }
 

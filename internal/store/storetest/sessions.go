@@ -51,12 +51,14 @@ func sessions(t *testing.T, s Store) {
 	b.Scopes, b.IP, b.UserAgent, b.Origin = []string{"chat"}, "192.0.2.1", "other", ""
 	b.Used, b.IdleUntil, b.AccessUntil = at.Add(2*time.Second), at.Add(3*time.Second), at.Add(4*time.Second)
 	b.Current, b.Previous, b.Rotated, b.Repeated, b.Replay = hash(7), hash(2), at.Add(5*time.Second), true, []byte{0, 255}
+	b.Proof, b.Claims = session.Proof{Time: at.Add(6 * time.Second), AMR: []string{"pwd"}, ACR: ""}, nil
 	must(t, s.UpdateSession(ctx, b))
 	if d := cmp.Diff(b, get(s.Session(ctx, "s1"))(t)); d != "" {
 		t.Error(d)
 	}
 	changed := b
 	changed.Subject, changed.ClientID, changed.Method, changed.Family = "x", "x", "x", hash(99)
+	changed.External = session.External{Provider: "x", Issuer: "x", Subject: "x", Session: "x"}
 	changed.Created, changed.Expires = at.Add(time.Hour), at.Add(99*time.Hour)
 	must(t, s.UpdateSession(ctx, changed))
 	if d := cmp.Diff(b, get(s.Session(ctx, "s1"))(t)); d != "" {
@@ -83,6 +85,27 @@ func sessions(t *testing.T, s Store) {
 			t.Errorf("Sessions(%q, %d) = %v, want %v", c.subject, c.limit, got, c.want)
 		}
 	}
+	plain := aSession("s5", "eve", 50)
+	plain.External = session.External{}
+	must(t, s.InsertSession(ctx, plain))
+	for _, c := range []struct {
+		issuer, subject, session string
+		limit                    int
+		want                     []string
+	}{
+		{"https://sso.example", "u-ann", "", 10, []string{"s0", "s1", "s3"}},
+		{"https://sso.example", "u-ann", "", 2, []string{"s0", "s1"}},
+		{"https://sso.example", "u-ann", "x-s4", 10, []string{"s4"}},
+		{"https://sso.example", "", "x-s1", 10, []string{"s1"}},
+		{"https://sso.example", "", "", 10, nil},
+		{"https://other.example", "u-ann", "x-s1", 10, nil},
+		{"", "", "", 10, nil},
+	} {
+		if got := ids(get(s.SessionsOfExternal(ctx, c.issuer, c.subject, c.session, c.limit))(t)); !slices.Equal(got, c.want) {
+			t.Errorf("SessionsOfExternal(%q, %q, %q, %d) = %v, want %v", c.issuer, c.subject, c.session, c.limit, got, c.want)
+		}
+	}
+	must(t, s.DeleteSession(ctx, "s5"))
 	if n := get(s.DeleteSessionsUsedBefore(ctx, older.Used))(t); n != 0 {
 		t.Errorf("%d sessions used at T count as used before T", n)
 	}
