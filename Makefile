@@ -9,7 +9,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin/wsbouncer
 
-.PHONY: dev build test test-go test-wycheproof test-acme test-client test-browser lint bench fuzz soak test-soak test-apps tools
+.PHONY: dev build test test-go test-wycheproof test-acme test-client test-browser test-oidc lint bench fuzz soak test-soak test-apps tools
 
 dev: ## the whole product on loopback, with a demo chat
 	go run ./cmd/wsbouncer dev
@@ -17,7 +17,7 @@ dev: ## the whole product on loopback, with a demo chat
 build:
 	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/wsbouncer
 
-test: tools test-client test-go test-wycheproof test-acme test-soak test-apps test-browser
+test: tools test-client test-go test-wycheproof test-acme test-soak test-apps test-browser test-oidc
 
 test-go:
 	go test -race -timeout 20m $$(go list ./... | grep -v /test/e2e)
@@ -37,6 +37,9 @@ test-client: client/node_modules
 test-browser: build test/browser/node_modules
 	cd test/browser && npm test
 
+test-oidc: build test/oidc/node_modules ## logins at a real OpenID provider
+	cd test/oidc && npm test
+
 test-soak: ## a short soak, of a binary that looks for data races
 	go build -race -o $(BIN)-race ./cmd/wsbouncer
 	go run ./test/soak -binary $(BIN)-race -duration 10s -clients 20 -burst 300 -memory 400 # of which most is the detector's own
@@ -50,6 +53,10 @@ test/apps/node_modules: test/apps/package-lock.json
 
 client/node_modules: client/package-lock.json
 	cd client && npm ci --no-audit --no-fund
+	@touch $@
+
+test/oidc/node_modules: test/oidc/package-lock.json test/browser/node_modules
+	cd test/oidc && npm ci --no-audit --no-fund
 	@touch $@
 
 test/browser/node_modules: test/browser/package-lock.json client/node_modules
