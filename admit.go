@@ -176,24 +176,40 @@ func (c *core) usable(t *token.Token) error {
 	if c.isRevoked(t) {
 		return reason.TokenRevoked401
 	}
+	if t.From != nil && !c.trusts(t.From) {
+		return reason.TokenRevoked401
+	}
 	return nil
 }
 
 // trusts asks the verifier, if it can tell, whether it would still believe the
-// key that t was signed with.
+// key that t was signed with, and those of what t was exchanged for.
 func (c *core) trusts(t *token.Token) bool {
 	v, ok := c.verifier.(interface {
 		Trusts(issuer, keyID string) bool
 	})
-	return !ok || v.Trusts(t.Issuer, t.KeyID)
+	if !ok {
+		return true
+	}
+	for ; t != nil; t = t.From {
+		if !v.Trusts(t.Issuer, t.KeyID) {
+			return false
+		}
+	}
+	return true
 }
 
 // Revoked reports whether t has been revoked.
 func (b *Bouncer) Revoked(t *token.Token) bool { return b.isRevoked(t) }
 
+// isRevoked: a token that was exchanged for another is revoked with that one.
 func (c *core) isRevoked(t *token.Token) bool {
-	b := boundOf(t)
-	return c.revoked.has(&b)
+	for ; t != nil; t = t.From {
+		if b := boundOf(t); c.revoked.has(&b) {
+			return true
+		}
+	}
+	return false
 }
 
 // permit asks whether t may open a's connection and makes it a's Principal.

@@ -95,13 +95,7 @@ func (c *core) markAll(r *Revocation) (doomed []*Live) {
 		if t == nil {
 			return // says later who it is, and is asked about then
 		}
-		b := boundOf(t)
-		hit := r.hits(&b)
-		if u := l.opening; !hit && u != t {
-			b = boundOf(u)
-			hit = r.hits(&b)
-		}
-		if hit && l.mark(r.Reason) {
+		if (r.concerns(t) || r.concerns(l.opening)) && l.mark(r.Reason) {
 			doomed = append(doomed, l)
 		}
 	}
@@ -118,8 +112,14 @@ func (c *core) markAll(r *Revocation) (doomed []*Live) {
 			visit(l)
 		}
 	}
+	if r.Kind != kindKey && r.Kind != kindBefore {
+		c.registry.exchanged.each(indexOf[r.Kind], n, visit)
+	}
 	return doomed
 }
+
+// indexOf is where a kind of revocation looks for what was exchanged.
+var indexOf = map[string]int{kindToken: byToken, kindSession: bySession, kindSubject: bySubject}
 
 // tellEach is how many connections one goroutine tells at least.
 const tellEach = 64

@@ -34,6 +34,9 @@ type Options struct {
 	TrustedProxies []netip.Prefix
 	// Limits; a zero field is the default.
 	Limits Limits
+	// ConnectionsOf, when set, may say how many connections a subject may have
+	// instead of Limits.ConnectionsPerSubject; zero: as that says.
+	ConnectionsOf func(*Principal) int
 	// Tickets redeems tickets; nil: none are taken.
 	Tickets Redeemer
 	// Source makes revocations durable. Nil: they are kept in memory only and
@@ -62,6 +65,7 @@ type core struct {
 	hosts    *httpx.Hosts
 	peers    *httpx.Peers
 	limits   Limits
+	most     func(*Principal) int // Options.ConnectionsOf
 	tickets  Redeemer
 	source   Source
 	observer Observer
@@ -109,7 +113,7 @@ func New(o Options) (*Bouncer, error) {
 	}
 	c := &core{
 		verifier: o.Verifier, issuer: o.Issuer, origins: origins, hosts: hosts,
-		peers: httpx.NewPeers(o.TrustedProxies), limits: limits, tickets: o.Tickets, source: o.Source,
+		peers: httpx.NewPeers(o.TrustedProxies), limits: limits, most: o.ConnectionsOf, tickets: o.Tickets, source: o.Source,
 		observer: o.Observer, log: o.Logger, cookie: o.CookieName,
 		handshakes: limit.NewKeyed[netip.Prefix](limits.HandshakesPerIP, keysPerIP),
 		perIP:      limit.NewCount[netip.Prefix](atMost(limits.ConnectionsPerIP)),

@@ -117,9 +117,12 @@ func (l *Live) rebind(t *token.Token) (moved bool, err error) {
 	}
 	if was != l.opening {
 		l.core.registry.remove(byCurrent, l, name{was.Issuer, was.ID})
+		l.core.registry.exchanged.remove(l, was)
+		l.core.registry.exchanged.add(l, l.opening) // they have names in common
 	}
 	l.current.Store(t)
 	l.core.registry.add(byCurrent, l, name{t.Issuer, t.ID}, nil)
+	l.core.registry.exchanged.add(l, t)
 	if err := l.ask(); err != nil {
 		return false, err
 	}

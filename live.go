@@ -206,8 +206,12 @@ func (c *core) bind(l *Live, a *Admission, e Ender, limits Limits) (evicted *Liv
 	l.current.Store(t)
 	l.mu.Unlock()
 
+	most := limits.ConnectionsPerSubject
+	if c.most != nil {
+		pick(&most, c.most(a.Principal), false)
+	}
 	ok := c.registry.add(bySubject, l, name{t.Issuer, t.Subject}, func(head *Live) (full bool) {
-		evicted, full = makeRoom(head, t, limits.ConnectionsPerSubject)
+		evicted, full = makeRoom(head, t, most)
 		return full
 	})
 	if !ok {
@@ -215,6 +219,7 @@ func (c *core) bind(l *Live, a *Admission, e Ender, limits Limits) (evicted *Liv
 	}
 	c.registry.add(byToken, l, name{t.Issuer, t.ID}, nil)
 	c.registry.add(bySession, l, name{t.Issuer, t.Session}, nil)
+	c.registry.exchanged.add(l, t)
 	if err := l.ask(); err != nil {
 		return evicted, err
 	}
@@ -264,7 +269,7 @@ func (l *Live) ask() *Refusal {
 		return reason.TokenSignature
 	}
 	for _, t := range [...]*token.Token{current, l.opening} {
-		if b := boundOf(t); l.core.revoked.has(&b) {
+		if l.core.isRevoked(t) {
 			return reason.TokenRevoked401
 		}
 		if current == l.opening {
@@ -370,8 +375,10 @@ func (l *Live) Release(why Reason) {
 		c.registry.remove(byToken, l, name{t.Issuer, t.ID})
 		c.registry.remove(bySession, l, name{t.Issuer, t.Session})
 		c.registry.remove(bySubject, l, name{t.Issuer, t.Subject})
+		c.registry.exchanged.remove(l, t)
 		if u := l.current.Load(); u != t {
 			c.registry.remove(byCurrent, l, name{u.Issuer, u.ID})
+			c.registry.exchanged.remove(l, u)
 		}
 	}
 	l.binding.Unlock()

@@ -19,7 +19,8 @@ type registry struct {
 	ids   [shards]idShard
 	by    [indexes][shards]shard
 
-	waiting waiting
+	exchanged exchanged
+	waiting   waiting
 }
 
 const shards = 64

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/token"
 )
 
 // Kinds of revocation.
@@ -121,6 +122,16 @@ func (r Revocation) check() error {
 
 // name is a value of an issuer: what sets and indexes are keyed by.
 type name struct{ issuer, value string }
+
+// concerns reports whether r revokes t or what t was exchanged for.
+func (r *Revocation) concerns(t *token.Token) bool {
+	for ; t != nil; t = t.From {
+		if b := boundOf(t); r.hits(&b) {
+			return true
+		}
+	}
+	return false
+}
 
 // hits reports whether r revokes a token. It and revokedSet.has answer the same
 // question, for one revocation and for all of them, by the functions below.

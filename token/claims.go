@@ -32,6 +32,7 @@ type claims struct {
 	rev                                  int64
 	hasRev                               bool
 	bound                                bool // cnf
+	source                               []byte
 
 	// what other kinds of tokens have
 	nonce, idToken, event, proof bool
@@ -94,6 +95,8 @@ func (c *claims) read(name string, value []byte) (refused *Error) {
 		c.hasRev = json.Unmarshal(value, &c.rev) == nil && value[0] != 'n' && c.rev >= 0 && c.rev <= maxRev
 	case "cnf":
 		c.bound = true
+	case "src":
+		c.source = value
 	case "nonce":
 		c.nonce = true
 	case "at_hash", "c_hash", "s_hash":
@@ -145,6 +148,13 @@ func (c *claims) token(issuer *Issuer, payload []byte) (*Token, error) {
 	}
 	if issuer.Own {
 		t.Rev, t.HasRev = c.rev, true
+		if c.source != nil {
+			from, refused := readSource(c.source, issuer.Name)
+			if refused != nil {
+				return nil, refused
+			}
+			t.From = from
+		}
 	}
 	t.pack()
 	return t, nil

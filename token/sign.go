@@ -32,6 +32,9 @@ type AccessToken struct {
 	AuthTime time.Time
 	AMR      []string
 	ACR      string
+	// From is the token it is exchanged for, Actor who will use it: see Token.From.
+	From  *Token
+	Actor *Actor
 	// Extra are further claims. None may have the name of one above, in any case.
 	Extra map[string]any
 }
@@ -131,6 +134,15 @@ func (a *AccessToken) claims(longest time.Duration) (map[string]any, error) {
 	if a.ACR != "" {
 		claims["acr"] = a.ACR
 	}
+	if a.From != nil {
+		if !a.From.Exchangeable() {
+			return nil, errors.New("it was exchanged too often")
+		}
+		claims["src"] = sourceOf(a.From)
+	}
+	if a.Actor != nil {
+		claims["act"] = a.Actor
+	}
 	switch life := a.Expiry.Sub(a.IssuedAt); {
 	case a.Audience == "":
 		return nil, errors.New("aud is empty")
@@ -150,7 +162,7 @@ func (a *AccessToken) claims(longest time.Duration) (map[string]any, error) {
 }
 
 func (a *AccessToken) addExtra(claims map[string]any) error {
-	reservedNames := []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "client_id", "azp", "scope", "rev", "cnf", "auth_time", "amr", "acr"}
+	reservedNames := []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "client_id", "azp", "scope", "rev", "cnf", "auth_time", "amr", "acr", "act", "src"}
 	for name, value := range a.Extra {
 		for _, r := range reservedNames {
 			if strings.EqualFold(name, r) {

@@ -39,6 +39,9 @@ type Token struct {
 	// Binding names the key the bearer proved to hold (cnf, RFC 7800); empty for
 	// a bearer token. A bound token that came without a proof is never verified.
 	Binding string
+	// From is the token that this own one was exchanged for (RFC 8693), as far as a
+	// revocation can name it: this one is not to be believed longer than that.
+	From *Token
 	// Claims is the whole payload, as it was signed.
 	Claims Claims
 }
