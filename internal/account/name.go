@@ -11,6 +11,10 @@ import (
 // can hold.
 const maxName = 255
 
+// notAccounts are what the subjects of machine clients, and of other issuers'
+// tokens that were exchanged, begin with: see internal/session.
+var notAccounts = []string{"client:", "foreign:"}
+
 // Canonical is the one form of a name: RFC 8265's UsernameCaseMapped profile
 // (width and case mapped, NFC, no spaces, no controls, one direction). Two names
 // that people would call the same have the same canonical form, and it is the
@@ -38,6 +42,12 @@ func Canonical(name string) (string, error) {
 		if c == name {
 			if len(c) > maxName {
 				return bad("it is longer than 255 bytes")
+			}
+			// After the mapping, which makes of others what looks like these.
+			for _, prefix := range notAccounts {
+				if strings.HasPrefix(c, prefix) {
+					return bad("names that begin with " + prefix + " are not for accounts")
+				}
 			}
 			return c, nil
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/account"
 	"github.com/wsbouncer/wsbouncer/internal/acme"
 	"github.com/wsbouncer/wsbouncer/internal/audit"
+	"github.com/wsbouncer/wsbouncer/internal/authapi"
 	"github.com/wsbouncer/wsbouncer/internal/config"
 	"github.com/wsbouncer/wsbouncer/internal/gateway"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
@@ -62,6 +63,7 @@ type App struct {
 	cookies httpx.Cookies
 	events  audit.Sink
 	cert    *certificate
+	clients authapi.Clients
 	files   *descriptors
 	acme    *acme.Manager // nil: the certificate is in files
 
@@ -100,6 +102,7 @@ func open(ctx context.Context, o Options) (_ *App, err error) {
 			err = errors.Join(err, a.Close())
 		}
 	}()
+	a.clients.Set(p.clients)
 	a.openACME(p)
 	if a.store, err = a.data.openStore(ctx); err != nil {
 		return nil, err

@@ -119,7 +119,7 @@ func (a *App) openBouncer(ctx context.Context, p *plan) (err error) {
 	a.cookies = httpx.NewCookies(c.PublicURL.URL, c.AuthPath, sameSite(c.Cookies.SameSite))
 	a.bouncer, err = wsbouncer.New(wsbouncer.Options{
 		Verifier: a.trust, Issuer: a.issuerName(), Origins: c.OriginList(), Hosts: c.HostList(), TrustedProxies: c.ProxyPrefixes(),
-		Limits: p.limits, Tickets: a.session, Source: a.session, Observer: a.watch, Logger: a.log, CookieName: a.cookies.AccessName,
+		Limits: p.limits, ConnectionsOf: func(who *wsbouncer.Principal) int { return a.clients.ConnectionsOf(a.ownIssuer(), who) }, Tickets: a.session, Source: a.session, Observer: a.watch, Logger: a.log, CookieName: a.cookies.AccessName,
 	})
 	if err != nil {
 		return err
@@ -173,11 +173,16 @@ func (a *App) openHandlers(p *plan) (err error) {
 	if err != nil {
 		return err
 	}
-	api := authapi.New(authapi.Options{
+	o := authapi.Options{
 		Bouncer: a.bouncer, Sessions: a.session, Accounts: a.account, Ring: a.ring, Tx: a.store.Tx, Route: a.gateway.Demand,
 		Origins: origins, Peers: a.peers, Cookies: a.cookies, PublicURL: c.PublicURL.URL, AuthPath: c.AuthPath,
-		Issuer: a.ownIssuer(), Ready: a.isReady, Log: a.log,
-	})
+		Issuer: a.ownIssuer(), Ready: a.isReady, Log: a.log, Audit: a.events, Clients: &a.clients,
+		FailuresPerIP: limit.Rate(c.Limits.Logins.PerIP), FailuresPerClient: limit.Rate(c.Limits.Logins.PerAccount),
+	}
+	if i := c.Issuer; i != nil {
+		o.Audience = i.Audience
+	}
+	api := authapi.New(o)
 	hosts, err := httpx.ParseHosts(c.HostList())
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/wsbouncer/wsbouncer"
 	"github.com/wsbouncer/wsbouncer/internal/account"
+	"github.com/wsbouncer/wsbouncer/internal/authapi"
 	"github.com/wsbouncer/wsbouncer/internal/config"
 	"github.com/wsbouncer/wsbouncer/internal/gateway"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
@@ -22,6 +23,7 @@ import (
 // what a reload swaps in.
 type plan struct {
 	trusted []token.Issuer
+	clients []authapi.Client
 	routes  []gateway.Route
 	cert    *certificate
 	// acmeRoots are whose the ACME directory's certificate must be; nil: the system's.
@@ -62,6 +64,17 @@ func newPlan(c *config.Config, known config.Problems) (*plan, config.Problems) {
 		if p.blocklist, err = readBlocklist(name); err != nil {
 			wrong("login.password.blocklist", err)
 		}
+	}
+	for i := range c.Clients {
+		if known.Touch(fmt.Sprintf("clients[%d]", i)) {
+			continue
+		}
+		client, key, err := clientOf(&c.Clients[i])
+		if err != nil {
+			wrong(fmt.Sprintf("clients[%d].%s", i, key), err)
+			continue
+		}
+		p.clients = append(p.clients, client)
 	}
 	for i, t := range c.Trust {
 		if known.Touch(fmt.Sprintf("trust[%d]", i)) {

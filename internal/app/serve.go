@@ -251,6 +251,7 @@ func (a *App) reload() error {
 	if err := a.gateway.SetRoutes(p.routes); err != nil { // newPlan has tried them
 		return err
 	}
+	a.clients.Set(p.clients)
 	if a.cert != nil {
 		a.cert.replace(p.cert)
 	}

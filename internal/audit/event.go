@@ -13,14 +13,22 @@ type Type string
 
 // Every type of event.
 const (
-	LoginOK         Type = "login_ok"
-	LoginFailed     Type = "login_failed"
-	LoginThrottled  Type = "login_throttled"
-	Logout          Type = "logout"
-	SessionEnded    Type = "session_ended"
-	RefreshReuse    Type = "refresh_reuse"
-	TicketReplayed  Type = "ticket_replayed"
-	TokenIssued     Type = "token_issued"
+	LoginOK        Type = "login_ok"
+	LoginFailed    Type = "login_failed"
+	LoginThrottled Type = "login_throttled"
+	Logout         Type = "logout"
+	SessionEnded   Type = "session_ended"
+	RefreshReuse   Type = "refresh_reuse"
+	TicketReplayed Type = "ticket_replayed"
+	TokenIssued    Type = "token_issued"
+	// ClientFailed and ClientThrottled: a client did not prove who it is.
+	ClientFailed    Type = "client_failed"
+	ClientThrottled Type = "client_throttled"
+	// GrantRefused: the token endpoint was asked for what it does not give.
+	GrantRefused Type = "grant_refused"
+	// ClientToken and TokenExchanged are routine: see Routine.
+	ClientToken     Type = "client_token"
+	TokenExchanged  Type = "token_exchanged"
 	Revoked         Type = "revocation"
 	PasswordChanged Type = "password_changed"
 	UserAdded       Type = "user_added"
@@ -38,14 +46,14 @@ const (
 
 // Routine reports whether events of this type happen all the time. They are for
 // the log, and not worth a place among those that are kept.
-func (t Type) Routine() bool { return t == Refreshed }
+func (t Type) Routine() bool { return t == Refreshed || t == ClientToken || t == TokenExchanged }
 
 // Stranger reports whether somebody who proved nothing can cause events of
 // this type at will. Those are kept in a bound of their own, so that nobody can
 // push out the others.
 func (t Type) Stranger() bool {
 	switch t {
-	case LoginFailed, LoginThrottled:
+	case LoginFailed, LoginThrottled, ClientFailed, ClientThrottled, GrantRefused:
 		return true
 	}
 	return false

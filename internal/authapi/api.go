@@ -11,6 +11,7 @@ import (
 
 	"github.com/wsbouncer/wsbouncer"
 	"github.com/wsbouncer/wsbouncer/internal/account"
+	"github.com/wsbouncer/wsbouncer/internal/audit"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
@@ -27,6 +28,15 @@ type Options struct {
 	// Issuer is our own issuer's name. Empty: the gateway works alone, and the
 	// calls that need an issuer are absent.
 	Issuer string
+	// Audience is that of its tokens.
+	Audience string
+	// Clients are the machine clients; nil: there are none.
+	Clients *Clients
+	// FailuresPerIP and FailuresPerClient bound failed client authentication from
+	// an address, and of a client from an address; zero: the defaults of logins.
+	FailuresPerIP, FailuresPerClient limit.Rate
+	// Audit keeps events; nil: nothing does.
+	Audit audit.Sink
 	// Accounts log in by password; nil: nobody does.
 	Accounts *account.Service
 	// Ring holds our public keys; nil: there are none.
@@ -56,6 +66,8 @@ type API struct {
 	endpoints []endpoint
 	openapi   []byte
 	changing  *limit.Count[netip.Prefix] // calls that may change something
+	clients   *authenticator
+	refusals  *limit.Keyed[netip.Prefix] // that are kept as events
 }
 
 // maxChanging is how many calls of one address may be under way that change
@@ -81,7 +93,13 @@ func New(o Options) *API {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
+	if o.Audit == nil {
+		o.Audit = audit.Discard
+	}
+	o.Audit = AuditFrom(o.Audit)
 	a := &API{o: o, base: strings.TrimRight(o.PublicURL.String(), "/"), changing: limit.NewCount[netip.Prefix](maxChanging)}
+	a.refusals = limit.NewKeyed[netip.Prefix](limit.Rate{PerSecond: 10.0 / 60, Burst: 10}, maxThrottled)
+	a.clients = a.newAuthenticator()
 	a.endpoints = a.table()
 	a.openapi = a.describe()
 	return a
@@ -109,6 +127,7 @@ func (a *API) table() []endpoint {
 	list = append(list,
 		endpoint{path: auth + "/token", methods: methods{http.MethodPost: a.token}, oauth: true},
 		endpoint{path: auth + "/revoke", methods: methods{http.MethodPost: a.revoke}, oauth: true},
+		endpoint{path: auth + "/introspect", methods: methods{http.MethodPost: a.introspect}, oauth: true},
 		endpoint{path: auth + "/logout", methods: methods{http.MethodPost: a.logout}},
 		endpoint{path: auth + "/session", methods: methods{http.MethodGet: a.whoami}},
 		endpoint{path: auth + "/sessions", methods: methods{http.MethodGet: a.sessions}},

@@ -122,11 +122,18 @@ func bearer(h http.Header) (raw string, present bool, err error) {
 	return strings.Trim(value, " "), true, nil
 }
 
+// machine: t was issued to a machine client, be it for somebody.
+func machine(t *token.Token) bool { return t.ClientID != "" && t.ClientID != clientID }
+
 // member is identify for calls about our own sessions.
 func (a *API) member(r *http.Request) (caller, error) {
 	c, err := a.identify(r)
 	if err == nil && !c.Own {
 		err = reason.Forbidden.Because("This token is of another issuer: its sessions are managed there.")
+	}
+	if err == nil && machine(c.Token) {
+		// A token that somebody was handed for its few scopes ends nobody's sessions.
+		err = reason.Forbidden.Because("This token was issued to a machine client: sessions are managed by whoever logged in.")
 	}
 	return c, err
 }

@@ -14,14 +14,6 @@ func oauthError(code, detail string) *httpx.Problem {
 	return &httpx.Problem{Status: http.StatusBadRequest, Code: code, Detail: detail}
 }
 
-// errInvalidClient: we have no confidential clients, so whoever authenticates as
-// one is unknown (RFC 6749 §5.2: 401, and the scheme that was tried).
-var errInvalidClient = &httpx.Problem{
-	Status: http.StatusUnauthorized, Code: "invalid_client",
-	Detail: "No client is registered here. Send the request without client authentication.",
-	Header: http.Header{"Www-Authenticate": {`Basic realm="wsbouncer"`}},
-}
-
 // writeOAuthError answers in the shape of RFC 6749 §5.2. Errors that the section
 // has no name for keep their own (§8.5). An error that is nobody's refusal goes
 // back to be logged and answered as every other.
@@ -56,8 +48,7 @@ func describable(s string) string {
 }
 
 // readForm reads a form whose parameters stand once each, but those named in
-// repeatable, and refuses client authentication. Parameters without a value are
-// as if they were not there (RFC 6749 §3.2).
+// repeatable. Parameters without a value are as if they were not there (RFC 6749 §3.2).
 func readForm(w http.ResponseWriter, r *http.Request, repeatable string) (url.Values, error) {
 	body, err := httpx.ReadBody(w, r, maxBody, "application/x-www-form-urlencoded")
 	if err != nil {
@@ -71,9 +62,6 @@ func readForm(w http.ResponseWriter, r *http.Request, repeatable string) (url.Va
 		if len(values) > 1 && name != repeatable {
 			return nil, invalidRequest("A parameter was sent twice.")
 		}
-	}
-	if len(r.Header["Authorization"]) > 0 || form.Get("client_secret") != "" || form.Get("client_assertion") != "" {
-		return nil, errInvalidClient
 	}
 	return form, nil
 }

@@ -78,7 +78,7 @@ func (a *API) logoutCookie(w http.ResponseWriter, r *http.Request) error {
 	}
 	n := 0
 	switch {
-	case refused == nil && !t.Own:
+	case refused == nil && (!t.Own || machine(t)):
 		return reason.Forbidden // no cookie of ours
 	case refused == nil:
 		n, err = a.end(r, caller{t, true}, in.Everywhere)

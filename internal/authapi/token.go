@@ -3,6 +3,7 @@ package authapi
 import (
 	"errors"
 	"net/http"
+	"net/url"
 
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
@@ -17,20 +18,47 @@ type refreshInput struct {
 	session.RefreshRequest
 	connections []string
 	cookie      bool
+	grant       string // what was asked for instead
 }
 
 // token is POST AuthPath/token: the token endpoint of RFC 6749 §3.2.
 func (a *API) token(w http.ResponseWriter, r *http.Request) error {
-	var in refreshInput
-	var err error
-	if isForm(r) {
-		in, err = readRefreshForm(w, r)
-	} else {
-		in, err = a.readRefreshCookie(w, r)
+	if !isForm(r) {
+		in, err := a.readRefreshCookie(w, r)
+		if err != nil {
+			return a.refused(r, in.grant, nil, err)
+		}
+		return a.refresh(w, r, in)
 	}
+	form, err := readForm(w, r, "connection")
 	if err != nil {
 		return err
 	}
+	client, err := a.clients.client(r, form)
+	if err != nil {
+		return err
+	}
+	grant := form.Get("grant_type")
+	if err := a.checkGrant(grant, form.Get("response_type"), client); err != nil {
+		return a.refused(r, grant, client, err)
+	}
+	switch grant {
+	case grantRefresh:
+		in, err := readRefreshForm(form)
+		if err != nil {
+			return err
+		}
+		return a.refresh(w, r, in)
+	case GrantTokenExchange:
+		err = a.exchange(w, r, client, form)
+	default:
+		err = a.clientCredentials(w, r, client, form)
+	}
+	return a.refused(r, grant, client, err)
+}
+
+// refresh is the one grant of public clients: our own login's sessions.
+func (a *API) refresh(w http.ResponseWriter, r *http.Request, in refreshInput) error {
 	// Checked before the refresh token is spent.
 	if err := checkIDs(in.connections); err != nil {
 		return err
@@ -59,14 +87,7 @@ func (a *API) token(w http.ResponseWriter, r *http.Request) error {
 }
 
 // readRefreshForm is the form of RFC 6749 §6, and connection, repeatable.
-func readRefreshForm(w http.ResponseWriter, r *http.Request) (refreshInput, error) {
-	form, err := readForm(w, r, "connection")
-	if err != nil {
-		return refreshInput{}, err
-	}
-	if err := checkGrant(form.Get("grant_type")); err != nil {
-		return refreshInput{}, err
-	}
+func readRefreshForm(form url.Values) (refreshInput, error) {
 	in := refreshInput{
 		RefreshRequest: session.RefreshRequest{Token: form.Get("refresh_token"), ClientID: form.Get("client_id"), Scope: form.Get("scope")},
 		connections:    form["connection"],
@@ -92,8 +113,8 @@ func (a *API) readRefreshCookie(w http.ResponseWriter, r *http.Request) (refresh
 	if err := readJSON(w, r, &body); err != nil {
 		return refreshInput{}, err
 	}
-	if err := checkGrant(body.GrantType); err != nil {
-		return refreshInput{}, err
+	if body.GrantType != grantRefresh {
+		return refreshInput{grant: body.GrantType}, a.checkGrant(body.GrantType, "", nil)
 	}
 	raw, present, err := a.o.Cookies.Refresh(r)
 	if err != nil {
@@ -107,20 +128,15 @@ func (a *API) readRefreshCookie(w http.ResponseWriter, r *http.Request) (refresh
 	}, nil
 }
 
-func checkGrant(grant string) error {
-	switch grant {
-	case grantRefresh:
-		return nil
-	case "":
-		return invalidRequest("grant_type is needed.")
-	}
-	return oauthError("unsupported_grant_type", "This server takes refresh_token.")
-}
-
 // revoke is POST AuthPath/revoke (RFC 7009). For public clients the token is its
-// own authentication: whoever holds it may end it, and nothing else.
+// own authentication: whoever holds it may end it, and nothing else. A machine
+// client that says who it is may end what was issued to it.
 func (a *API) revoke(w http.ResponseWriter, r *http.Request) error {
 	form, err := readForm(w, r, "")
+	if err != nil {
+		return err
+	}
+	client, err := a.clients.client(r, form)
 	if err != nil {
 		return err
 	}
@@ -128,25 +144,34 @@ func (a *API) revoke(w http.ResponseWriter, r *http.Request) error {
 	if raw == "" {
 		return invalidRequest("token is needed.")
 	}
-	client := form.Get("client_id")
-	if client == "" {
-		client = clientID
+	by := form.Get("client_id")
+	switch {
+	case client != nil:
+		by = client.ID
+	case by == "":
+		by = clientID
 	}
 	// The hint only says where to look first (§2.1); the two kinds do not look alike.
 	if _, _, err := token.Inspect(raw); err == nil {
-		err = a.revokeAccess(r, raw)
+		err = a.revokeAccess(r, raw, client)
 		if err != nil {
 			return err
 		}
-	} else if _, err := a.o.Sessions.RevokeRefresh(r.Context(), raw, client, ""); err != nil && !errors.Is(err, session.ErrInvalidGrant) {
+	} else if _, err := a.o.Sessions.RevokeRefresh(r.Context(), raw, by, ""); errors.Is(err, session.ErrInvalidGrant) && client != nil {
+		return errNotYours
+	} else if err != nil && !errors.Is(err, session.ErrInvalidGrant) {
 		return err
 	}
 	// §2.2: 200 also for a token that was never valid.
 	return httpx.WriteJSON(w, http.StatusOK, struct{}{})
 }
 
+// errNotYours is RFC 7009 §2.1: the client is told, and nothing is revoked.
+var errNotYours = oauthError("invalid_grant", "The token was issued to another client.")
+
 // revokeAccess revokes one access token; the connections that live by it end.
-func (a *API) revokeAccess(r *http.Request, raw string) error {
+// client is who asks; nil: whoever holds the token.
+func (a *API) revokeAccess(r *http.Request, raw string, client *Client) error {
 	t, err := a.o.Bouncer.Verify(r.Context(), raw)
 	var refused *reason.Refusal
 	switch {
@@ -159,6 +184,13 @@ func (a *API) revokeAccess(r *http.Request, raw string) error {
 	if !t.Own || t.ID == "" {
 		return oauthError("unsupported_token_type", "This server revokes tokens of its own issuer.")
 	}
-	_, err = a.o.Sessions.Revoke(r.Context(), t.Subject, "revoked by its holder", revokeToken(t))
+	actor, note := t.Subject, "revoked by its holder"
+	if client != nil {
+		if t.ClientID != client.ID {
+			return errNotYours
+		}
+		actor, note = session.ClientSubject(client.ID), "revoked by its client"
+	}
+	_, err = a.o.Sessions.Revoke(r.Context(), actor, note, revokeToken(t))
 	return err
 }

@@ -25,6 +25,15 @@ func (a *API) jwks(w http.ResponseWriter, _ *http.Request) error {
 	return writeDocument(w, "application/jwk-set+json", a.o.Ring.JWKS())
 }
 
+// clientMetadata is what there is for machine clients, in any.
+type clientMetadata struct {
+	TokenAlgorithms         []string `json:"token_endpoint_auth_signing_alg_values_supported,omitempty"`
+	RevocationAlgorithms    []string `json:"revocation_endpoint_auth_signing_alg_values_supported,omitempty"`
+	IntrospectionEndpoint   string   `json:"introspection_endpoint,omitempty"`
+	IntrospectionAuth       []string `json:"introspection_endpoint_auth_methods_supported,omitempty"`
+	IntrospectionAlgorithms []string `json:"introspection_endpoint_auth_signing_alg_values_supported,omitempty"`
+}
+
 // metadata is GET /.well-known/oauth-authorization-server (RFC 8414 §3), and
 // names only what exists.
 func (a *API) metadata(w http.ResponseWriter, _ *http.Request) error {
@@ -39,13 +48,21 @@ func (a *API) metadata(w http.ResponseWriter, _ *http.Request) error {
 		TokenAuth       []string `json:"token_endpoint_auth_methods_supported"`
 		RevocationAuth  []string `json:"revocation_endpoint_auth_methods_supported"`
 		ServiceDocument string   `json:"service_documentation"`
+		clientMetadata
 	}{
 		Issuer: a.o.Issuer, TokenEndpoint: a.base + a.o.AuthPath + "/token", RevocationEndpoint: a.base + a.o.AuthPath + "/revoke",
-		Grants: []string{grantRefresh}, Responses: []string{}, TokenAuth: []string{"none"}, RevocationAuth: []string{"none"},
+		Grants: a.grants(), Responses: []string{}, TokenAuth: []string{"none"}, RevocationAuth: []string{"none"},
 		ServiceDocument: a.base + a.o.AuthPath + "/openapi.json",
 	}
 	if a.o.Ring != nil {
 		doc.JWKSURI = a.base + jwksPath
+	}
+	methods, algorithms := a.o.Clients.methods(), a.o.Clients.algorithms()
+	doc.TokenAuth, doc.RevocationAuth = append(doc.TokenAuth, methods...), append(doc.RevocationAuth, methods...)
+	doc.TokenAlgorithms, doc.RevocationAlgorithms = algorithms, algorithms
+	if a.o.Clients.any(func(c *Client) bool { return c.Introspect }) {
+		doc.IntrospectionEndpoint = a.base + a.o.AuthPath + "/introspect"
+		doc.IntrospectionAuth, doc.IntrospectionAlgorithms = methods, algorithms
 	}
 	w.Header().Set("Cache-Control", publicCache)
 	return httpx.WriteJSON(w, http.StatusOK, doc)

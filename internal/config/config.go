@@ -26,7 +26,7 @@ type Config struct {
 	Relay          string   `yaml:"relay" oneof:"auto goroutine epoll"`
 	Issuer         *Issuer  `yaml:"issuer,omitempty"`
 	Login          Login    `yaml:"login"`
-	Clients        any      `yaml:"clients,omitempty" later:"machine clients"`
+	Clients        []Client `yaml:"clients"`
 	Trust          []Trust  `yaml:"trust"`
 	Routes         []Route  `yaml:"routes"`
 	Limits         Limits   `yaml:"limits"`

@@ -31,7 +31,7 @@ func TestReference(t *testing.T) {
 		}
 	})
 
-	// The keys of one trust entry exclude each other: the document shows all.
+	// The keys of one trust entry, and of a client, exclude each other: the document shows all.
 	only := regexp.MustCompile(`(?m)^ +(pem|secret_file):.*\n`).ReplaceAllString(block, "")
 	// So do the two places where a certificate comes from.
 	acme := regexp.MustCompile(`(?m)^  acme:.*\n(    .*\n)+`)
@@ -50,7 +50,7 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, _, err := config.Parse([]byte("issuer: {}\ntrust: [{issuer: https://tenant.auth.example, audience: chat, algorithms: [RS256], keys: {file: "+
+	plain, _, err := config.Parse([]byte("issuer: {}\nclients: [{id: backend, jwks_file: "+filepath.Join(dir, "jwks.json")+"}]\ntrust: [{issuer: https://tenant.auth.example, audience: chat, algorithms: [RS256], keys: {file: "+
 		filepath.Join(dir, "jwks.json")+"}}]\nroutes: [{path: '/chat/{room}', upstream: 'ws://127.0.0.1:9000'}]\n"), filepath.Join(dir, "wsbouncer.yaml"))
 	if err != nil {
 		t.Fatal(err)

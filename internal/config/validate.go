@@ -53,6 +53,7 @@ func (c *Config) validate() (problems, warnings Problems) {
 	v.storage()
 	v.origins()
 	v.issuer()
+	v.clients()
 	v.trust()
 	for i := range c.Routes {
 		v.route(&c.Routes[i], fmt.Sprintf("routes[%d]", i))

@@ -31,6 +31,9 @@ func (s *Service) Begin(ctx context.Context, b Start) (g Grant, err error) {
 	if s.o.Sign == nil || s.o.Accounts == nil {
 		return Grant{}, ErrNoIssuer
 	}
+	if isClient(b.Subject) || strings.HasPrefix(b.Subject, foreignPrefix) {
+		return Grant{}, fmt.Errorf("begin a session: %w: %q is no subject of an account", ErrInactive, b.Subject)
+	}
 	err = s.o.Store.Tx(ctx, func(ctx context.Context) error {
 		rev, err := s.o.Store.Sequence(ctx)
 		if err != nil {

@@ -78,6 +78,23 @@ var brokenConfigs = map[string]struct{ yaml, key, says string }{
 	"our own name":           {"issuer: {name: a}\ntrust: [{issuer: a, audience: b, algorithms: [HS256], keys: {secret_file: long}}]\n" + goodRoute, "trust[0].issuer", "own issuer"},
 	"leeway":                 {"trust: [{issuer: a, audience: b, algorithms: [HS256], leeway: 2m, keys: {secret_file: long}}]\n" + goodRoute, "trust[0].leeway", "60s"},
 
+	"client without a credential":     {"clients: [{id: a}]\nissuer: {}\n" + goodRoute, "clients[0]", "exactly one of secret_file and jwks_file"},
+	"client with two":                 {clients("id: a, secret_file: long, jwks_file: oct.json"), "clients[0]", "exactly one"},
+	"client without an issuer":        {"clients: [{id: a, secret_file: long}]\n" + trusting("HS256", "secret_file: long")[len("issuer: {}\n"):], "clients", "issuer"},
+	"client without a name":           {clients("secret_file: long"), "clients[0]", "id"},
+	"client with an odd name":         {clients("id: 'a b', secret_file: long"), "clients[0].id", "letters"},
+	"client with our name":            {clients("id: Wsbouncer, secret_file: long"), "clients[0].id", "log in"},
+	"client twice":                    {clients("id: a, secret_file: long}, {id: a, secret_file: long"), "clients[1].id", "twice"},
+	"client with a short secret":      {clients("id: a, secret_file: short"), "clients[0].secret_file", "32"},
+	"client with a known secret":      {clients("id: a, secret_file: weak"), "clients[0].secret_file", "published"},
+	"client without its file":         {clients("id: a, secret_file: nowhere"), "clients[0].secret_file", "no such file"},
+	"client with a key that is a MAC": {clients("id: a, jwks_file: oct.json"), "clients[0].jwks_file", "symmetric"},
+	"client that would rule":          {clients("id: a, secret_file: long, scopes: ['wsbouncer:admin']"), "clients[0].scopes[0]", "accounts"},
+	"client with two scopes as one":   {clients("id: a, secret_file: long, scopes: ['a b']"), "clients[0].scopes[0]", "one scope"},
+	"client with a password grant":    {clients("id: a, secret_file: long, grants: [password]"), "clients[0].grants[0]", "token_exchange"},
+	"client with long tokens":         {clients("id: a, secret_file: long, token_ttl: 25h"), "clients[0].token_ttl", "24h"},
+	"client with no connections":      {clients("id: a, secret_file: long, connections: -1"), "clients[0].connections", "at least 1"},
+
 	"routes that overlap": {"issuer: {}\nroutes:\n  - {path: '/a/{x}/c', upstream: 'ws://127.0.0.1:9'}\n  - {path: '/a/b/{y}', upstream: 'ws://127.0.0.1:9'}\n", "routes[1].path", "/a/{x}/c"},
 	"a path twice":        {"issuer: {}\nroutes:\n  - {path: /a, upstream: 'ws://127.0.0.1:9'}\n  - {path: /a, upstream: 'ws://127.0.0.1:9'}\n", "routes[1].path", "/a"},
 	"a pattern":           {"issuer: {}\nroutes: [{path: '/a/{', upstream: 'ws://127.0.0.1:9'}]\n", "routes[0].path", ""},
@@ -86,7 +103,6 @@ var brokenConfigs = map[string]struct{ yaml, key, says string }{
 	"upstream CA is none": {"issuer: {}\nroutes: [{path: /a, upstream: 'wss://127.0.0.1:9', upstream_tls: {ca: text}}]\n", "routes[0].upstream_tls.ca", "PEM"},
 
 	"lacks providers":      {"login: {providers: [{name: corp}]}\nissuer: {}\n" + goodRoute, "login.providers", "lacks"},
-	"lacks clients":        {"clients: [{id: a}]\nissuer: {}\n" + goodRoute, "clients", "lacks"},
 	"lacks discovery":      {trusting("RS256", "discovery: true"), "trust[0].keys.discovery", "lacks"},
 	"lacks key URLs":       {trusting("RS256", "url: https://a.example/jwks"), "trust[0].keys.url", "lacks"},
 	"lacks introspection":  {trusting("RS256", "introspection: {url: x}"), "trust[0].keys.introspection", "lacks"},
@@ -98,6 +114,8 @@ var brokenConfigs = map[string]struct{ yaml, key, says string }{
 	"lacks the admin page": {"admin: {listen: '127.0.0.1:8081'}\nissuer: {}\n" + goodRoute, "admin.listen", "lacks"},
 	"lacks sign-up":        {"login: {password: {signup: true}}\nissuer: {}\n" + goodRoute, "login.password.signup", "lacks"},
 }
+
+func clients(entry string) string { return "issuer: {}\nclients: [{" + entry + "}]\n" + goodRoute }
 
 func trusting(alg, keys string) string {
 	return fmt.Sprintf("issuer: {}\ntrust: [{issuer: a, audience: b, algorithms: [%s], keys: {%s}}]\n", alg, keys) + goodRoute
