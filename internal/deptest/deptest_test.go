@@ -41,6 +41,8 @@ var rules = []rule{
 		reason: "the signature layer of token, apart so that test/wycheproof can run the published vectors against it; it knows no claims"},
 	{of: []string{"."}, ours: []string{"token", "internal/frame", "internal/reason", "internal/jsonscan", "internal/limit", "internal/wheel", "internal/httpx"},
 		reason: "the library imports no room of the gateway, so that it stays small for importers"},
+	{of: []string{"policy"}, theirs: []string{"cel.dev/cel-go", "google.golang.org/protobuf"},
+		reason: "rules can be imported; whoever does brings CEL, and the library itself does not"},
 	{of: []string{"bouncertest"}, ours: []string{".", "token", "internal/frame"}, theirs: []string{"github.com/go-jose/go-jose/v4"},
 		reason: "importers' tests use the library as they do"},
 	{of: []string{"internal/relay"}, ours: []string{".", "token", ground}, reason: "the relay moves frames and knows no routes"},
