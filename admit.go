@@ -220,7 +220,7 @@ func (b *Bouncer) permit(a *Admission, t *token.Token) error {
 	}
 	p := principalOf(t, a.origin, shared)
 	r := a.Request.WithContext(context.WithValue(a.Request.Context(), principalKey{}, p))
-	if err := b.authorize(r.Context(), p, a.demand.Scopes, a.demand.Authorizer, r); err != nil {
+	if err := b.authorize(r.Context(), p, termsOf(&a.demand), r); err != nil {
 		return &refused{Refusal: err, who: p}
 	}
 	a.Principal, a.Request = p, r
@@ -228,14 +228,17 @@ func (b *Bouncer) permit(a *Admission, t *token.Token) error {
 }
 
 // authorize is the route's judgement: at the handshake and at every refresh.
-func (c *core) authorize(ctx context.Context, p *Principal, scopes []string, auth Authorizer, r *http.Request) *Refusal {
-	if missing := p.missing(scopes); len(missing) > 0 {
-		return reason.InsufficientScope.Needs(strings.Join(scopes, " "))
+func (c *core) authorize(ctx context.Context, p *Principal, t *terms, r *http.Request) *Refusal {
+	if missing := p.missing(t.scopes); len(missing) > 0 {
+		return reason.InsufficientScope.Needs(strings.Join(t.scopes, " "))
 	}
-	if auth == nil {
+	if ref := t.strength.check(p.Claims, p.token.Leeway, time.Now()); ref != nil {
+		return ref
+	}
+	if t.authorizer == nil {
 		return nil
 	}
-	err := auth.Authorize(ctx, p, r)
+	err := t.authorizer.Authorize(ctx, p, r)
 	if err == nil {
 		return nil
 	}

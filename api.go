@@ -90,7 +90,13 @@ type Demand struct {
 	TokenFrom []string
 	// Scopes are needed, all of them.
 	Scopes []string
-	// Authorizer is asked after the scopes, and again at every refresh.
+	// RequireAMR are the authentication methods (RFC 8176) that the token's amr
+	// must hold, all of them; RequireACR the values of which its acr must be one.
+	RequireAMR, RequireACR []string
+	// MaxAuthAge is how old the login may be, by auth_time; zero: any age. It
+	// is looked at when a connection opens and at every refresh.
+	MaxAuthAge time.Duration
+	// Authorizer is asked after those, and again at every refresh.
 	Authorizer Authorizer
 	// RejectByClose refuses with a 101 and a close code that browsers can
 	// read, where that is safe, instead of an HTTP status.

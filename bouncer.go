@@ -13,6 +13,7 @@ import (
 
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
+	"github.com/wsbouncer/wsbouncer/internal/reason"
 	"github.com/wsbouncer/wsbouncer/internal/wheel"
 )
 
@@ -142,6 +143,14 @@ func (c *core) check(d Demand) error {
 	for _, name := range d.TokenFrom {
 		if sourceNames[name] == 0 {
 			return fmt.Errorf("TokenFrom %q: there are ticket, header, subprotocol, query, cookie and first_message", name)
+		}
+	}
+	if d.MaxAuthAge < 0 {
+		return errors.New("MaxAuthAge is negative")
+	}
+	for _, acr := range d.RequireACR {
+		if !reason.ACRValue(acr) {
+			return fmt.Errorf("RequireACR %q: one without spaces, quotes, backslashes and control characters is needed", acr)
 		}
 	}
 	if slices.Contains(d.TokenFrom, fromCookie) && c.origins.Any() {

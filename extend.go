@@ -79,7 +79,7 @@ func (l *Live) refresh(ctx context.Context, t *token.Token, inBand bool) (time.T
 	if r != nil {
 		r = r.WithContext(context.WithValue(ctx, principalKey{}, p))
 	}
-	if err := l.core.authorize(ctx, p, l.terms.scopes, l.terms.authorizer, r); err != nil {
+	if err := l.core.authorize(ctx, p, l.terms, r); err != nil {
 		if err.Code == reason.NotReady.Code {
 			return time.Time{}, err // our trouble, not theirs: the old deadline holds
 		}

@@ -58,6 +58,7 @@ type Live struct {
 // terms are what a Demand asks for again at every refresh.
 type terms struct {
 	scopes        []string
+	strength      strength
 	authorizer    Authorizer
 	request       *http.Request // for the authorizer; nil without one
 	extendSession bool
@@ -67,10 +68,11 @@ type terms struct {
 var noTerms = &terms{}
 
 func termsOf(d *Demand) *terms {
-	if len(d.Scopes) == 0 && d.Authorizer == nil && !d.ExtendSession {
+	s := d.strength()
+	if len(d.Scopes) == 0 && s.none() && d.Authorizer == nil && !d.ExtendSession {
 		return noTerms
 	}
-	return &terms{scopes: d.Scopes, authorizer: d.Authorizer, extendSession: d.ExtendSession}
+	return &terms{scopes: d.Scopes, strength: s, authorizer: d.Authorizer, extendSession: d.ExtendSession}
 }
 
 type state uint8

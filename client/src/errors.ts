@@ -19,13 +19,14 @@ export class WsBouncerError extends Error {
 
   /** Whether nobody is logged in any more, as against something that may pass. */
   get loggedOut(): boolean {
-    return this.status === 401 || this.code === "invalid_grant";
+    // Wanting a stronger login (RFC 9470) does not unmake the one there is.
+    return this.status === 401 && this.code !== "insufficient_user_authentication" || this.code === "invalid_grant";
   }
 
   /** The close code a refusal stands for, as on routes with `reject: close`. */
   get closeCode(): number {
     if (this.loggedOut) return 3000;
-    if (this.status === 403) return 3003;
+    if (this.status === 403 || this.status === 401) return 3003;
     if (this.status === 429 || this.status >= 500) return 1013;
     return this.status >= 400 ? 1008 : 1006;
   }

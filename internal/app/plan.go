@@ -193,7 +193,8 @@ func routeOf(c *config.Config, r *config.Route) (out gateway.Route, path string,
 
 		ConnectTimeout: r.ConnectTimeout.D(),
 		Demand: wsbouncer.Demand{
-			TokenFrom: r.TokenFrom, Scopes: r.Scopes, RejectByClose: r.Reject == "close",
+			TokenFrom: r.TokenFrom, Scopes: r.Scopes, RequireAMR: r.RequireAMR, RequireACR: r.RequireACR, MaxAuthAge: r.MaxAuthAge.D(),
+			RejectByClose: r.Reject == "close",
 			ExtendSession: r.Extend == "session", Limits: &limits, Route: r.Path,
 		},
 	}

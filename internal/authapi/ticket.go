@@ -83,7 +83,7 @@ func (a *API) checkRoute(t *token.Token, path string) error {
 	if missing := t.HasScopes(d.Scopes...); len(missing) > 0 {
 		return reason.InsufficientScope.Needs(strings.Join(missing, " "))
 	}
-	return nil
+	return d.CheckStrength(t)
 }
 
 // extend is POST AuthPath/extend: the Bearer token is the newer one.

@@ -126,6 +126,9 @@ type Route struct {
 	TokenFrom     []string     `yaml:"token_from"`
 	Protocols     []string     `yaml:"protocols,omitempty"`
 	Scopes        []string     `yaml:"scopes"`
+	RequireAMR    []string     `yaml:"require_amr"`
+	RequireACR    []string     `yaml:"require_acr"`
+	MaxAuthAge    Duration     `yaml:"max_auth_age"`
 	Allow         string       `yaml:"allow,omitempty" later:"rules in CEL"`
 	Reject        string       `yaml:"reject" oneof:"http close"`
 	Extend        string       `yaml:"extend" oneof:"named session"`

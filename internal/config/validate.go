@@ -389,6 +389,7 @@ func (v *validator) route(r *Route, at string) {
 			v.wrong(place, "%s is listed twice", s)
 		}
 	}
+	v.strength(r, at)
 	if len(r.Protocols) > 0 && !slices.Contains(r.TokenFrom, "first_message") {
 		v.wrong(at+".protocols", "is for routes with first_message; elsewhere the upstream chooses")
 	}
@@ -415,6 +416,20 @@ func (v *validator) route(r *Route, at string) {
 	}
 	if r.Limits != nil {
 		v.routeLimits(r.Limits, at+".limits.")
+	}
+}
+
+// strength checks what a route demands of a login. The values go into a challenge's quotes.
+func (v *validator) strength(r *Route, at string) {
+	for key, values := range map[string][]string{"require_amr": r.RequireAMR, "require_acr": r.RequireACR} {
+		for i, value := range values {
+			if value == "" || strings.ContainsFunc(value, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' }) {
+				v.wrong(fmt.Sprintf("%s.%s[%d]", at, key, i), "%q: a name in printable ASCII without spaces, quotes and backslashes is needed", value)
+			}
+		}
+	}
+	if d := r.MaxAuthAge; d != 0 && (d < Duration(time.Second) || d%Duration(time.Second) != 0 || d > Duration(720*time.Hour)) {
+		v.wrong(at+".max_auth_age", "is %s; whole seconds from 1s to 720h, or 0s for any age", d)
 	}
 }
 

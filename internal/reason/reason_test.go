@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/wsbouncer/wsbouncer/internal/reason"
@@ -34,6 +35,9 @@ func TestAUT01ChallengesFollowRFC6750(t *testing.T) {
 		{reason.TokenExpired401, `Bearer error="invalid_token"`},
 		{reason.TicketInvalid, `Bearer error="invalid_token"`},
 		{reason.InsufficientScope.Needs("chat:write"), `Bearer error="insufficient_scope", scope="chat:write"`},
+		{reason.InsufficientUserAuthentication, `Bearer error="insufficient_user_authentication"`},
+		{reason.InsufficientUserAuthentication.Wants("", 5*time.Minute), `Bearer error="insufficient_user_authentication", max_age="300"`},
+		{reason.InsufficientUserAuthentication.Wants("phr mfa", time.Second), `Bearer error="insufficient_user_authentication", acr_values="phr mfa", max_age="1"`},
 		{reason.Forbidden, ""},
 		{reason.OriginDenied, ""},
 	} {

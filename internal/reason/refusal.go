@@ -3,6 +3,8 @@ package reason
 import (
 	"net/http"
 	"strconv"
+	"strings"
+	"time"
 )
 
 // A Refusal is one way a request or a handshake is refused. It is the error
@@ -21,6 +23,10 @@ type Refusal struct {
 	RetryAfter int
 	// Scope is the scope needed, space-separated, with insufficient_scope.
 	Scope string
+	// ACR are the acr values of which one is needed, space-separated, and MaxAge
+	// how old the login may be, with insufficient_user_authentication.
+	ACR    string
+	MaxAge time.Duration
 }
 
 // Error implements error with the code alone: a refusal's text may reach logs.
@@ -53,6 +59,19 @@ func (r *Refusal) Needs(scope string) *Refusal {
 	return &c
 }
 
+// Wants is r with what a login needs to be good enough (RFC 9470 §3).
+func (r *Refusal) Wants(acr string, maxAge time.Duration) *Refusal {
+	c := *r
+	c.ACR, c.MaxAge = acr, maxAge
+	return &c
+}
+
+// ACRValue reports whether s can be one of several acr values in a challenge
+// (RFC 6750 §3, RFC 9110 §5.6.4): printable ASCII without space, quote and backslash.
+func ACRValue(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' })
+}
+
 // Problem is what httpx writes out (RFC 9457).
 func (r *Refusal) Problem() (status int, code, detail string) {
 	return r.Status, r.Code, r.Detail
@@ -65,6 +84,15 @@ func (r *Refusal) ProblemHeader(h http.Header) {
 	switch {
 	case r.Code == TokenMissing.Code:
 		h.Set("WWW-Authenticate", "Bearer")
+	case r.Code == InsufficientUserAuthentication.Code:
+		challenge := `Bearer error="insufficient_user_authentication"`
+		if r.ACR != "" {
+			challenge += `, acr_values="` + r.ACR + `"`
+		}
+		if r.MaxAge > 0 {
+			challenge += `, max_age="` + strconv.Itoa(int(r.MaxAge/time.Second)) + `"`
+		}
+		h.Set("WWW-Authenticate", challenge)
 	case r.Status == http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 	case r.Code == InsufficientScope.Code:
@@ -107,6 +135,10 @@ var (
 	TokenRevoked401  = &Refusal{Code: "token_revoked", Status: http.StatusUnauthorized, CloseCode: CodeUnauthorized, Detail: "The token has been revoked. Log in again."}
 	TicketInvalid    = &Refusal{Code: "ticket_invalid", Status: http.StatusUnauthorized, CloseCode: CodeUnauthorized, Detail: "The ticket is unknown, used, expired, or was made for another path or Origin. Ask for a new one for every attempt."}
 
+	// Its close code tells the client to stop: the session is good, and coming back
+	// with another token of it would be refused again.
+	InsufficientUserAuthentication = &Refusal{Code: "insufficient_user_authentication", Status: http.StatusUnauthorized, CloseCode: CodeForbidden, Detail: "This route needs a stronger or a more recent login. Log in again."}
+
 	InsufficientScope = &Refusal{Code: "insufficient_scope", Status: http.StatusForbidden, CloseCode: CodeForbidden, Detail: "The token lacks a scope this route needs."}
 	Forbidden         = &Refusal{Code: "not_allowed", Status: http.StatusForbidden, CloseCode: CodeForbidden, Detail: "This identity may not do this."}
 	OriginDenied      = &Refusal{Code: "origin_denied", Status: http.StatusForbidden, Detail: "Pages of this Origin may not connect. The operator lists allowed ones under origins."}
@@ -127,7 +159,7 @@ func Refusals() []*Refusal {
 	return []*Refusal{
 		BadHandshake, MethodNotAllowed, CredentialAmbiguous, UnknownHost,
 		TokenMissing, TokenMalformed, TokenSignature, TokenExpired401, TokenNotYetValid, TokenIssuer,
-		TokenAudience, TokenType, TokenLifetime, TokenBinding, TokenRevoked401, TicketInvalid,
+		TokenAudience, TokenType, TokenLifetime, TokenBinding, TokenRevoked401, TicketInvalid, InsufficientUserAuthentication,
 		InsufficientScope, Forbidden, OriginDenied, NoRoute, TokenTooLarge, UpgradeRequired,
 		TooManyHandshakes, TooManyConns, UpstreamRefused, UpstreamTimeout, NotReady, Overloaded503,
 	}
