@@ -28,7 +28,7 @@ import (
 // Grants a Client can have, as the token endpoint names them.
 const (
 	GrantClientCredentials = "client_credentials"
-	GrantTokenExchange     = "urn:ietf:params:oauth:grant-type:token-exchange"
+	GrantTokenExchange     = "urn:ietf:params:oauth:grant-type:token-exchange" //nolint:gosec // RFC 8693 §2.1
 )
 
 // A Client is a machine client: a program with a credential of its own.
@@ -144,6 +144,7 @@ var errManyMethods = invalidRequest("Use one method of client authentication, on
 // authenticator decides who a machine client is. There is no other place.
 type authenticator struct {
 	clients  *Clients
+	issuer   string
 	audience []string // ours, of an assertion
 	events   audit.Sink
 	began    time.Time
@@ -167,7 +168,7 @@ func (a *API) newAuthenticator() *authenticator {
 		perID = defaultFailuresPerClient
 	}
 	return &authenticator{
-		clients: a.o.Clients, audience: []string{a.o.Issuer, a.base + a.o.AuthPath + "/token"}, events: a.o.Audit, began: time.Now(),
+		clients: a.o.Clients, issuer: a.o.Issuer, audience: []string{a.o.Issuer, a.base + a.o.AuthPath + "/token"}, events: a.o.Audit, began: time.Now(),
 		perIP:   limit.NewKeyed[netip.Prefix](perIP, maxThrottled),
 		perID:   limit.NewKeyed[failureOf](perID, maxThrottled),
 		reports: limit.NewKeyed[struct{}](limit.Rate{PerSecond: 1, Burst: 10}, 1),
@@ -346,12 +347,12 @@ func (a *authenticator) older(s *token.Statement) bool {
 
 // failed is what a client is told that is none, or not the one it says.
 func (a *authenticator) failed(ctx context.Context, id, why string) error {
-	now, from := time.Now(), limit.IPKey(from(ctx).ip)
-	ok, retry := a.perIP.Allow(from, now)
-	okID, retryID := a.perID.Allow(failureOf{sha256.Sum256([]byte(id)), from}, now)
+	now, caller := time.Now(), limit.IPKey(from(ctx).ip)
+	ok, retry := a.perIP.Allow(caller, now)
+	okID, retryID := a.perID.Allow(failureOf{sha256.Sum256([]byte(id)), caller}, now)
 	e := audit.Event{Type: audit.ClientFailed, Detail: map[string]string{"why": why}}
 	if a.clients.all()[id] != nil { // what else stands there may be a secret
-		e.Subject = session.ClientSubject(id)
+		e.Issuer, e.Subject = a.issuer, session.ClientSubject(id)
 	}
 	answer := error(errInvalidClient)
 	if !ok || !okID {

@@ -17,7 +17,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/token"
 )
 
-const accessTokenType = "urn:ietf:params:oauth:token-type:access_token"
+const accessTokenType = "urn:ietf:params:oauth:token-type:access_token" //nolint:gosec // RFC 8693 §3
 
 // grants are those that this server has just now.
 func (a *API) grants() []string {

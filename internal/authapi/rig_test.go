@@ -157,7 +157,7 @@ func newRig(t *testing.T, s setup) *rig {
 	origins, err := httpx.ParseOrigins(s.origins)
 	must("origins")
 	o := authapi.Options{
-		Bouncer: r.bouncer, Sessions: r.sessions, Accounts: r.accounts, Ring: r.ring, Tx: r.store.Tx, Origins: origins,
+		Bouncer: r.bouncer, Sessions: r.sessions, Accounts: r.accounts, Ring: r.ring, Tx: r.store.Tx, Origins: origins, Audit: r.store,
 		Peers: httpx.NewPeers(nil), Cookies: r.cookies, PublicURL: r.publicURL, Log: log,
 		Route: func(path string) (wsbouncer.Demand, bool) { return s.demand, strings.HasPrefix(path, "/chat/") },
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,10 +32,6 @@ func ForeignSubject(issuer, subject string) string {
 	sum := sha256.Sum256([]byte(issuer + "\x00" + subject)) // no claim has control characters
 	return foreignPrefix + base64.RawURLEncoding.EncodeToString(sum[:])
 }
-
-// ErrNotExchanged: the token that was shown cannot be exchanged for another
-// (RFC 8693 §2.2.2).
-var ErrNotExchanged = errors.New("the token cannot be exchanged")
 
 // A ClientRequest is what a machine client, which has proved who it is, asks for.
 type ClientRequest struct {

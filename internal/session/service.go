@@ -22,6 +22,8 @@ var (
 	ErrReused = &reusedError{}
 	// ErrInvalidScope: a scope was asked for that the session does not have (RFC 6749 §5.2 invalid_scope).
 	ErrInvalidScope = errors.New("invalid_scope: the session does not have that scope")
+	// ErrNotExchanged: the token that was shown cannot be exchanged for another (RFC 8693 §2.2.2).
+	ErrNotExchanged = errors.New("the token cannot be exchanged")
 	// ErrNoIssuer: this server issues no tokens.
 	ErrNoIssuer = errors.New("this server has no issuer: it issues no tokens and has no sessions")
 	// ErrInactive: the subject's account is disabled or gone.
