@@ -8,9 +8,9 @@
 // only the signature work for a token seen before is saved, in a bounded cache.
 //
 // Key sets come from a JWKS document, a PEM public key or a shared secret
-// ([JWKS], [PEM], [Secret]); fetching them over the network is somebody else's
-// work behind the [KeySet] interface. A [Ring] is the key set of one's own
-// issuer: it makes, rotates and revokes the signing keys and signs with them.
+// ([JWKS], [PEM], [Secret]), or are fetched by a [Remote] beside verification.
+// A [Ring] is the key set of one's own issuer: it makes, rotates and revokes the
+// signing keys and signs with them.
 //
 // Revocation is not decided here: a verified token says what it is (issuer,
 // subject, session, id, key), and the caller asks its revocation set every

@@ -133,3 +133,22 @@ func FuzzKeySets(f *testing.F) {
 		}
 	})
 }
+
+func FuzzMetadata(f *testing.F) {
+	f.Add([]byte(`{"issuer":"https://idp.example","jwks_uri":"https://idp.example/keys"}`))
+	f.Add([]byte(`{"issuer":"https://idp.example","issuer":"https://evil.example","jwks_uri":"x"}`))
+	f.Add([]byte(`{"Issuer":"https://idp.example"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		at, err := token.ReadMetadata(b, "https://idp.example")
+		if err != nil {
+			return
+		}
+		var doc struct {
+			Issuer string `json:"issuer"`
+			Keys   string `json:"jwks_uri"`
+		}
+		if json.Unmarshal(b, &doc) != nil || doc.Issuer != "https://idp.example" || doc.Keys != at {
+			t.Errorf("%q of %q", at, b)
+		}
+	})
+}

@@ -50,18 +50,29 @@ type jwk struct {
 // without alg that would fit two of the allowed algorithms. So does a set that
 // leaves no key.
 func JWKS(b []byte, algs []string) (KeySet, error) {
-	if err := checkAlgorithms(algs); err != nil {
+	if err := checkPublicAlgorithms(algs); err != nil {
 		return nil, fmt.Errorf("token: key set: %w", err)
 	}
-	if jws.Symmetric(algs[0]) {
-		return nil, errors.New("token: key set: a secret for HS algorithms does not belong in a JWKS document; use Secret")
+	set, passed, err := parseKeySet(b, algs)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("token: key set: %w", err)
+	case len(set.all) == 0 && len(passed) == 0:
+		return nil, errors.New("token: key set: it has no keys")
+	case len(set.all) == 0:
+		return nil, fmt.Errorf("token: key set: it has no key for %s (%s)", strings.Join(algs, ", "), strings.Join(passed, "; "))
 	}
+	return set, nil
+}
+
+// parseKeySet reads a sound document, which may leave no key; passed says why
+// others were passed over.
+func parseKeySet(b []byte, algs []string) (set *staticKeys, passed []string, err error) {
 	documents, err := splitKeys(b)
 	if err != nil {
-		return nil, fmt.Errorf("token: key set: %w", err)
+		return nil, nil, err
 	}
-	var set staticKeys
-	var passed []string
+	set = &staticKeys{}
 	seen := map[string]bool{}
 	for i, doc := range documents {
 		k, named, err := parseJWK(doc, algs)
@@ -70,22 +81,16 @@ func JWKS(b []byte, algs []string) (KeySet, error) {
 		case errors.As(err, &notOurs):
 			passed = append(passed, fmt.Sprintf("key %d: %s", i+1, notOurs.why))
 		case err != nil:
-			return nil, fmt.Errorf("token: key set: key %d: %w", i+1, err)
+			return nil, nil, fmt.Errorf("key %d: %w", i+1, err)
 		case seen[k.ID]:
 			// The same name for a key passed over does no harm: it is never found by it.
-			return nil, fmt.Errorf("token: key set: key %d has the kid of another", i+1)
+			return nil, nil, fmt.Errorf("key %d has the kid of another", i+1)
 		default:
 			seen[k.ID] = true
 			set.add(k, named)
 		}
 	}
-	if len(set.all) == 0 {
-		if len(passed) == 0 {
-			return nil, errors.New("token: key set: it has no keys")
-		}
-		return nil, fmt.Errorf("token: key set: it has no key for %s (%s)", strings.Join(algs, ", "), strings.Join(passed, "; "))
-	}
-	return &set, nil
+	return set, passed, nil
 }
 
 // passedOver is why a key is no business of ours.

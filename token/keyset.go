@@ -1,7 +1,9 @@
 package token
 
 import (
+	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,6 +31,14 @@ type KeySet interface {
 	// an empty kid (the token has none), all that might fit. generation changes
 	// whenever the set does, so that a removed key ends what it verified before.
 	Keys(kid string) (keys []Key, generation uint64)
+}
+
+// An Awaiter is a KeySet that may come to know more keys; a Verifier asks it
+// when none fits a token. Await waits, as long as that makes sense and at most
+// until ctx is done. An error means that nothing can be said about tokens of
+// the issuer now, and refuses the token with CodeUnavailable.
+type Awaiter interface {
+	Await(ctx context.Context) error
 }
 
 // staticKeys is a key set that never changes: another one takes its place.
@@ -60,6 +70,21 @@ func (s *staticKeys) add(k Key, named bool) {
 		s.byID = map[string][]Key{}
 	}
 	s.byID[k.ID] = []Key{k}
+}
+
+// print is a text that is equal for equal sets, whatever their order.
+func (s *staticKeys) print() (string, error) {
+	lines := make([]string, len(s.all))
+	for i, k := range s.all {
+		der, err := x509.MarshalPKIXPublicKey(k.Public)
+		if err != nil {
+			return "", fmt.Errorf("comparing keys: %w", err)
+		}
+		_, named := s.byID[k.ID]
+		lines[i] = fmt.Sprintf("%q %s %t %x", k.ID, k.Algorithm, named, der)
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n"), nil
 }
 
 // checkAlgorithms refuses an empty list, unknown names, and secrets beside

@@ -109,17 +109,18 @@ func (v *Verifier) Trusts(issuer, keyID string) bool {
 }
 
 // Verify returns the access token that raw is, or an *Error. It performs no
-// I/O, so ctx does not matter to it; it is there for verifiers that do.
+// I/O, but where an issuer's keys are fetched it may wait for a fetch, until ctx
+// is done at most.
 //
 // Whether the token has been revoked is not asked.
-func (v *Verifier) Verify(_ context.Context, raw string) (*Token, error) {
+func (v *Verifier) Verify(ctx context.Context, raw string) (*Token, error) {
 	if len(raw) > v.maxBytes {
 		return nil, refuse(CodeTooLarge, "the token is longer than is allowed")
 	}
 	now := time.Now()
 	known := v.issuers.Load()
 	if v.cache == nil {
-		c, err := v.verify(known, raw, now)
+		c, err := v.verify(ctx, known, raw, now)
 		return c.token, err
 	}
 	// The whole text is hashed, signature included: another spelling of the same
@@ -131,7 +132,7 @@ func (v *Verifier) Verify(_ context.Context, raw string) (*Token, error) {
 		}
 		return c.token, nil
 	}
-	c, err := v.verify(known, raw, now)
+	c, err := v.verify(ctx, known, raw, now)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +149,7 @@ func (c cached) current(known *issuers) bool {
 	return generation == c.under.generation
 }
 
-func (v *Verifier) verify(known *issuers, raw string, now time.Time) (cached, error) {
+func (v *Verifier) verify(ctx context.Context, known *issuers, raw string, now time.Time) (cached, error) {
 	m, err := jws.Parse(raw, v.maxBytes)
 	if err != nil {
 		return cached{}, refuseFor(CodeMalformed, "the token cannot be read", err)
@@ -166,12 +167,15 @@ func (v *Verifier) verify(known *issuers, raw string, now time.Time) (cached, er
 	if err := checkType(m, c, issuer); err != nil {
 		return cached{}, err
 	}
-	key, generation, err := pick(m, issuer)
+	key, generation, err := signedBy(m, issuer)
+	if more, ok := issuer.Keys.(Awaiter); ok && errors.Is(err, errUnknownKey) {
+		if err := more.Await(ctx); err != nil {
+			return cached{}, refuseFor(CodeUnavailable, "nothing can be said about tokens of the issuer now", err)
+		}
+		key, generation, err = signedBy(m, issuer)
+	}
 	if err != nil {
 		return cached{}, err
-	}
-	if err := m.Verify(key.Algorithm, key.Public); err != nil {
-		return cached{}, refuseFor(CodeSignature, "the signature is not of the issuer's key", err)
 	}
 	t, err := c.token(issuer, m.Payload)
 	if err != nil {
@@ -182,6 +186,24 @@ func (v *Verifier) verify(known *issuers, raw string, now time.Time) (cached, er
 		return cached{}, err
 	}
 	return cached{t, known.under(issuer.Name, m.KeyID, generation)}, nil
+}
+
+// errUnknownKey marks refusals that a newer key set might not give.
+var errUnknownKey = errors.New("no key known just now")
+
+// signedBy finds the key that the token is signed with.
+func signedBy(m *jws.Message, issuer *Issuer) (Key, uint64, error) {
+	key, generation, err := pick(m, issuer)
+	if err != nil {
+		return Key{}, 0, err
+	}
+	if err := m.Verify(key.Algorithm, key.Public); err != nil {
+		if !m.HasKeyID { // it does not say which key; it may be of a new one
+			err = errors.Join(err, errUnknownKey)
+		}
+		return Key{}, 0, refuseFor(CodeSignature, "the signature is not of the issuer's key", err)
+	}
+	return key, generation, nil
 }
 
 // pick finds the one key that the token can be signed with.
@@ -203,7 +225,7 @@ func pick(m *jws.Message, issuer *Issuer) (Key, uint64, error) {
 	}
 	switch fitting {
 	case 0:
-		return Key{}, 0, refuse(CodeSignature, "the issuer has no such key for its alg")
+		return Key{}, 0, refuseFor(CodeSignature, "the issuer has no such key for its alg", errUnknownKey)
 	case 1:
 		return found, generation, nil
 	}

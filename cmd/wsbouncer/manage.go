@@ -40,6 +40,13 @@ func (c *statusCmd) Run(ctx context.Context, s *streams) error {
 				}
 				b.WriteByte('\n')
 			}
+			for _, t := range st.Trust {
+				fmt.Fprintf(&b, "%-12s %s %s, %d keys, %d fetches, %d failed", "trust", t.Issuer, t.State, t.Keys, t.Fetches, t.Failures)
+				if t.Error != "" {
+					fmt.Fprintf(&b, ", last failure: %s", printable(t.Error))
+				}
+				b.WriteByte('\n')
+			}
 			for _, x := range st.Exhausted {
 				fmt.Fprintf(&b, "%-12s %s, %d times: %s\n", "exhausted", x.Name, x.Times, x.Advice)
 			}

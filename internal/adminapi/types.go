@@ -209,6 +209,8 @@ type Status struct {
 	Connections int      `json:"connections"`
 	// Upstreams are those of the routes, each once.
 	Upstreams []Upstream `json:"upstreams"`
+	// Trust is the trusted issuers whose keys are fetched.
+	Trust []Trust `json:"trust,omitempty"`
 	// Exhausted is what was lacking for connections to them since the start.
 	Exhausted []Exhausted `json:"exhausted,omitempty"`
 	Process
@@ -231,6 +233,26 @@ type Upstream struct {
 	// such as refused, timeout or status 503; FailedAt is when that was.
 	LastFailure string     `json:"last_failure,omitempty"`
 	FailedAt    *time.Time `json:"failed_at,omitempty"`
+}
+
+// Trust is a trusted issuer whose keys are fetched.
+type Trust struct {
+	Issuer string `json:"issuer"`
+	// From is the address of the key set, or discovery.
+	From string `json:"from"`
+	// State is ok, failing (the last fetch failed; the keys from before count),
+	// stale (they are too old to count) or not_ready (there were none yet). In
+	// the last two its tokens are refused.
+	State string `json:"state"`
+	// Keys are those that count just now.
+	Keys    int        `json:"keys"`
+	Fetched *time.Time `json:"fetched,omitempty"`
+	// Error is why the last fetch failed.
+	Error string `json:"error,omitempty"`
+	// Fetches and Failures are counted since the start, or since the issuer's
+	// keys were configured otherwise.
+	Fetches  uint64 `json:"fetches"`
+	Failures uint64 `json:"failures"`
 }
 
 // Exhausted is something that the machine ran out of when the program was to

@@ -53,6 +53,7 @@ type App struct {
 	store   *sqlite.Store
 	ring    *token.Ring
 	trust   *token.Verifier
+	fetch   fetchers
 	session *session.Service
 	account *account.Service // nil without an issuer
 	bouncer *wsbouncer.Bouncer

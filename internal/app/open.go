@@ -63,6 +63,7 @@ func (a *App) openIssuer(p *plan) (err error) {
 		return err
 	}
 	a.session = session.New(so)
+	a.fetch.plan(a, p)
 	a.trust, err = token.NewVerifier(token.Options{Issuers: a.issuers(p), MaxBytes: int(c.Limits.TokenBytes)})
 	return err
 }
@@ -228,7 +229,7 @@ func (a *App) isReady(context.Context) error {
 	if !a.ready.Load() {
 		return errors.New("starting or stopping")
 	}
-	return nil
+	return a.anyKeys()
 }
 
 // assertion signs who is there, for upstreams that verify who calls them.

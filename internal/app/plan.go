@@ -24,6 +24,7 @@ import (
 type plan struct {
 	trusted []token.Issuer
 	clients []authapi.Client
+	remotes remotes
 	routes  []gateway.Route
 	cert    *certificate
 	// acmeRoots are whose the ACME directory's certificate must be; nil: the system's.
@@ -80,7 +81,7 @@ func newPlan(c *config.Config, known config.Problems) (*plan, config.Problems) {
 		if known.Touch(fmt.Sprintf("trust[%d]", i)) {
 			continue
 		}
-		keys, path, err := trustKeys(&t)
+		keys, path, err := p.trustKeys(&t)
 		if err != nil {
 			wrong(fmt.Sprintf("trust[%d].keys.%s", i, path), err)
 			continue
@@ -154,7 +155,7 @@ func readBlocklist(name string) (*account.Blocklist, error) {
 	return account.ReadBlocklist(f)
 }
 
-func trustKeys(t *config.Trust) (keys token.KeySet, path string, err error) {
+func (p *plan) trustKeys(t *config.Trust) (keys token.KeySet, path string, err error) {
 	read := func(name string, parse func([]byte, []string) (token.KeySet, error)) (token.KeySet, error) {
 		b, err := os.ReadFile(name)
 		if err != nil {
@@ -163,6 +164,12 @@ func trustKeys(t *config.Trust) (keys token.KeySet, path string, err error) {
 		return parse(b, t.Algorithms)
 	}
 	switch {
+	case t.Keys.Discovery:
+		keys, err = p.remotes.add(t)
+		return keys, "discovery", err
+	case t.Keys.URL != "":
+		keys, err = p.remotes.add(t)
+		return keys, "url", err
 	case t.Keys.File != "":
 		keys, err = read(t.Keys.File, token.JWKS)
 		return keys, "file", err

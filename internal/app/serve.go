@@ -90,6 +90,7 @@ func (a *App) run(ctx context.Context) error {
 	}
 	accepting, stopAccepting := context.WithCancel(background)
 	defer stopAccepting()
+	own("trusted issuers' keys", a.fetch.run)
 	own("handshakes", func(context.Context) error { return handshakes(accepting) })
 	own("public listener", func(context.Context) error { return publicServer.Serve(public) })
 	own("admin socket", func(context.Context) error { return adminServer.Serve(admin) })
@@ -245,6 +246,8 @@ func (a *App) reload() error {
 		return problems
 	}
 	// What can fail comes first: half of a configuration is none.
+	settle, taken := a.fetch.replace(a, p), false
+	defer func() { settle(taken) }()
 	if err := a.trust.SetIssuers(a.issuers(p)); err != nil {
 		return err
 	}
@@ -256,9 +259,8 @@ func (a *App) reload() error {
 		a.cert.replace(p.cert)
 	}
 	a.inForce(c, warnings)
-	if n := a.bouncer.Review(); n > 0 {
-		a.log.Info("connections ended: their issuer or its key is trusted no more", "closed", n)
-	}
+	taken = true
+	a.review()
 	return nil
 }
 

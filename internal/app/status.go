@@ -29,6 +29,7 @@ func (a *App) status(context.Context) adminapi.Status {
 			LastFailure: u.LastFailure, FailedAt: moment(u.FailedAt),
 		})
 	}
+	s.Trust = a.trustStatus()
 	for _, x := range a.gateway.Exhausted() {
 		s.Exhausted = append(s.Exhausted, adminapi.Exhausted(x))
 	}

@@ -109,14 +109,18 @@ type Trust struct {
 	MaxLifetime Duration  `yaml:"max_lifetime"`
 }
 
-// TrustKeys says where an issuer's keys are. Exactly one is set.
+// TrustKeys says where an issuer's keys are. Exactly one place is set.
 type TrustKeys struct {
 	File          string `yaml:"file,omitempty" path:"file"`
 	PEM           string `yaml:"pem,omitempty" path:"file"`
 	SecretFile    string `yaml:"secret_file,omitempty" path:"file"`
-	Discovery     bool   `yaml:"discovery,omitempty" later:"fetching an issuer's keys"`
-	URL           string `yaml:"url,omitempty" later:"fetching an issuer's keys"`
+	Discovery     bool   `yaml:"discovery,omitempty"`
+	URL           string `yaml:"url,omitempty"`
 	Introspection any    `yaml:"introspection,omitempty" later:"opaque tokens by introspection"`
+	// The rest is for keys that are fetched.
+	Refresh    Duration `yaml:"refresh"`
+	RefetchMin Duration `yaml:"refetch_min"`
+	MaxStale   Duration `yaml:"max_stale"`
 }
 
 // Route is a path and the upstream behind it.

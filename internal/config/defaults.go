@@ -78,6 +78,11 @@ func (t *TLS) setDefaults() { *t = TLS{MinVersion: "1.2"} }
 
 func (t *Trust) setDefaults() {
 	*t = Trust{
+		Keys: TrustKeys{
+			Refresh:    Duration(10 * time.Minute),
+			RefetchMin: Duration(10 * time.Second),
+			MaxStale:   Duration(24 * time.Hour),
+		},
 		Type:        "at+jwt",
 		ScopeClaim:  "scope",
 		Leeway:      Duration(10 * time.Second),

@@ -32,7 +32,7 @@ func TestReference(t *testing.T) {
 	})
 
 	// The keys of one trust entry, and of a client, exclude each other: the document shows all.
-	only := regexp.MustCompile(`(?m)^ +(pem|secret_file):.*\n`).ReplaceAllString(block, "")
+	only := regexp.MustCompile(`(?m)^ +(pem|secret_file|discovery|url):.*\n`).ReplaceAllString(block, "")
 	// So do the two places where a certificate comes from.
 	acme := regexp.MustCompile(`(?m)^  acme:.*\n(    .*\n)+`)
 	if acme.FindString(only) == "" {

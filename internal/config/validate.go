@@ -307,6 +307,7 @@ func (v *validator) trust() {
 			v.wrong(at, "audience is missing: the aud its tokens must name, so that tokens for others are refused")
 		}
 		v.trustKeys(t, at)
+		v.fetching(&t.Keys, at+".keys.")
 		if t.Leeway > Duration(time.Minute) {
 			v.wrong(at+".leeway", "is %s; at most 60s", t.Leeway)
 		}
@@ -336,21 +337,40 @@ func (v *validator) trustKeys(t *Trust, at string) {
 		}
 	}
 	set := 0
-	for _, s := range []string{t.Keys.File, t.Keys.PEM, t.Keys.SecretFile} {
+	for _, s := range []string{t.Keys.File, t.Keys.PEM, t.Keys.SecretFile, t.Keys.URL} {
 		if s != "" {
 			set++
 		}
+	}
+	if t.Keys.Discovery {
+		set++
 	}
 	secret := t.Keys.SecretFile != ""
 	public := slices.ContainsFunc(t.Algorithms, func(a string) bool { return slices.Contains(publicAlgorithms, a) })
 	switch {
 	case set != 1:
-		v.wrong(at+".keys", "needs exactly one of file (a JWKS), pem, secret_file")
+		v.wrong(at+".keys", "needs exactly one of discovery: true, url, file (a JWKS), pem, secret_file")
 	case mac && !secret:
 		v.wrong(at+".algorithms", "HS algorithms need a secret_file, never a public key")
 	case secret && (public || len(t.Algorithms) > 1):
 		v.wrong(at+".algorithms", "with a secret_file it is exactly one of HS256, HS384, HS512: a secret is for one algorithm")
 	}
+}
+
+// fetching looks at how often keys are fetched. Where they are is looked at when
+// the fetcher is made.
+func (v *validator) fetching(k *TrustKeys, at string) {
+	if !k.Discovery && k.URL == "" {
+		return
+	}
+	between := func(key string, d, low, high Duration) {
+		if d < low || d > high {
+			v.wrong(at+key, "is %s; from %s to %s", d, low, high)
+		}
+	}
+	between("refetch_min", k.RefetchMin, Duration(time.Second), Duration(time.Hour))
+	between("refresh", k.Refresh, k.RefetchMin, Duration(24*time.Hour))
+	between("max_stale", k.MaxStale, k.Refresh, Duration(30*24*time.Hour))
 }
 
 var carriers = []string{"ticket", "header", "subprotocol", "query", "cookie", "first_message"}

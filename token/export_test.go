@@ -1,0 +1,4 @@
+package token
+
+// ReadMetadata is for the fuzz test.
+var ReadMetadata = readMetadata
