@@ -110,6 +110,12 @@ func (s *Service) ClientToken(ctx context.Context, q ClientRequest) (g Grant, er
 	return g, nil
 }
 
+// notFurther are the claims that say what every token says, and whose it is.
+var notFurther = []string{
+	"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "client_id", "azp", "scope", "rev", "cnf",
+	"auth_time", "amr", "acr", "act", "src",
+}
+
 // exchange makes a, which is the client's, a token of whom t speaks for.
 func exchange(a *token.AccessToken, t *token.Token) error {
 	if !t.Exchangeable() {
@@ -127,11 +133,15 @@ func exchange(a *token.AccessToken, t *token.Token) error {
 	}
 	a.Subject, a.Session = t.Subject, t.Session
 	// What the subject's own token says of it is still true of it.
-	if err := json.Unmarshal(t.Claims, &a.Extra); err != nil {
+	var claims map[string]json.RawMessage // as they were written
+	if err := json.Unmarshal(t.Claims, &claims); err != nil {
 		return fmt.Errorf("claims of the token to exchange: %w", err)
 	}
-	for _, name := range []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "client_id", "azp", "scope", "rev", "cnf", "auth_time", "amr", "acr", "act", "src"} {
-		delete(a.Extra, name)
+	a.Extra = map[string]any{}
+	for name, value := range claims {
+		if !slices.Contains(notFurther, name) {
+			a.Extra[name] = value
+		}
 	}
 	var authenticated float64
 	for name, into := range map[string]any{"auth_time": &authenticated, "amr": &a.AMR, "acr": &a.ACR, "act": &a.Actor.Actor} {

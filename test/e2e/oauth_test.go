@@ -18,6 +18,9 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
+// ours stands for the server's own issuer where one is named.
+var ours = &issuer{}
+
 const (
 	exchangeGrant = "urn:ietf:params:oauth:grant-type:token-exchange"
 	accessType    = "urn:ietf:params:oauth:token-type:access_token"
@@ -144,6 +147,7 @@ func (s *server) exchange(m machine, subject string, more ...string) *answer {
 }
 
 func TestOAU01NoPasswordAndNoImplicitGrant(t *testing.T) {
+	t.Parallel()
 	s, m := withClients(t, clientsYAML)
 	s.addUser("ann", "chat")
 	for name, c := range map[string]struct {
@@ -196,6 +200,7 @@ func TestOAU01NoPasswordAndNoImplicitGrant(t *testing.T) {
 // The table of client authentication: what is not exactly one good proof of one
 // client gives nothing.
 func TestOAUClientsProveWhoTheyAre(t *testing.T) {
+	t.Parallel()
 	s, m := withClients(t, clientsYAML)
 	grant := func(pairs ...string) url.Values {
 		return form(append([]string{"grant_type", "client_credentials"}, pairs...)...)
@@ -313,6 +318,7 @@ func TestOAUClientsProveWhoTheyAre(t *testing.T) {
 }
 
 func TestOAUFailuresOfClientsAreThrottled(t *testing.T) {
+	t.Parallel()
 	s, m := withClients(t, strings.Replace(clientsYAML, "per_account: 1000/s", "per_account: 3/m", 1))
 	wrong := func(id string) *answer {
 		return s.call("POST", "/auth/token", form("grant_type", "client_credentials", "client_id", id, "client_secret", "wrong"))
@@ -331,6 +337,7 @@ func TestOAUFailuresOfClientsAreThrottled(t *testing.T) {
 }
 
 func TestOAUClientCredentials(t *testing.T) {
+	t.Parallel()
 	s, m := withClients(t, clientsYAML)
 	a := s.machineToken(m.backend)
 	c := claimsOf(t, a.str("access_token"))
@@ -372,7 +379,7 @@ func TestOAUClientCredentials(t *testing.T) {
 
 	// What is revoked of it is over at once; what comes after is not.
 	c1 := s.connect("/chat", bearer(s.exchange(m.backend, m.idp.token()).str("access_token"))).alive()
-	s.cli("revoke", "subject", "client:backend")
+	s.revoke(ours, "subject", "client:backend")
 	s.refused(401, "token_revoked", "/chat", bearer(token))
 	s.connect("/chat", bearer(s.machineToken(m.backend).str("access_token"))).alive()
 	c1.alive() // is somebody else's
@@ -387,6 +394,7 @@ func TestOAUClientCredentials(t *testing.T) {
 }
 
 func TestOAUTokenExchangeOfOurOwn(t *testing.T) {
+	t.Parallel()
 	s, m := withClients(t, clientsYAML)
 	s.addUser("ann", "chat secrets wsbouncer:admin")
 	in := s.login("ann")
@@ -458,7 +466,7 @@ func TestOAUTokenExchangeOfOurOwn(t *testing.T) {
 	s.want(s.exchange(m.backend, chain), 400, "invalid_request")
 
 	// It dies with what it came from, at every end of the chain.
-	last, first, bystander := s.connect("/chat", bearer(chain)).alive(), s.connect("/chat", bearer(exchanged)).alive(), s.connect("/chat", bearer(s.machineToken(m.backend).str("access_token"))).alive()
+	last, first, bystander := s.connect("/chat", bearer(chain)).alive(), s.connect("/chat?ticket="+s.ticket(exchanged, "/chat").str("ticket")).alive(), s.connect("/chat", bearer(s.machineToken(m.backend).str("access_token"))).alive()
 	ticket := s.want(s.ticket(exchanged, "/chat"), 200, "").str("ticket")
 	s.want(s.call("POST", "/auth/revoke", form("token", user)), 200, "") // one token of ann's
 	last.closes(3000, "token_revoked")
@@ -496,6 +504,7 @@ func (s *server) cliToken(subject, scope, ttl string) string {
 }
 
 func TestOAUTokenExchangeOfAForeignIssuer(t *testing.T) {
+	t.Parallel()
 	s, m := withClients(t, clientsYAML)
 	s.addUser("alice", "chat")
 	own := s.connect("/chat", bearer(s.login("alice").str("access_token"))).alive()
@@ -518,16 +527,16 @@ func TestOAUTokenExchangeOfAForeignIssuer(t *testing.T) {
 		return s.connect("/chat", bearer(raw)).alive(), raw
 	}
 	conn, _ := live()
-	s.cli("revoke", "session", "s1") // of our issuer: nobody's
+	s.revoke(ours, "session", "s1") // of our issuer: nobody's
 	conn.alive()
-	s.cli("revoke", "session", "s1", "--issuer", m.idp.name)
+	s.revoke(m.idp, "session", "s1")
 	conn.closes(3000, "session_revoked")
 	own.alive()
 	s.want(s.exchange(m.backend, foreign), 400, "invalid_request")
 
 	foreign = m.idp.token(claims{"sid": "s2", "jti": "of alice"})
 	conn, raw := live()
-	s.cli("revoke", "subject", "alice", "--issuer", m.idp.name)
+	s.revoke(m.idp, "subject", "alice")
 	conn.closes(3000, "subject_revoked")
 	s.refused(401, "token_revoked", "/chat", bearer(raw))
 	own.alive()
@@ -549,6 +558,7 @@ func TestOAUTokenExchangeOfAForeignIssuer(t *testing.T) {
 }
 
 func TestOAUIntrospection(t *testing.T) {
+	t.Parallel()
 	s, m := withClients(t, clientsYAML)
 	s.addUser("ann", "chat")
 	in := s.login("ann")
@@ -603,6 +613,7 @@ func TestOAUIntrospection(t *testing.T) {
 }
 
 func TestSES12RevocationEndpoint(t *testing.T) {
+	t.Parallel()
 	s, m := withClients(t, clientsYAML)
 	s.addUser("ann", "chat")
 	revoke := func(raw string, lines ...string) *answer {
