@@ -3,7 +3,7 @@ import { TokenEvent } from "./events.ts";
 import { caller, type Call } from "./http.ts";
 import { Socket, type Host } from "./socket.ts";
 import { Tabs, type Message } from "./tabs.ts";
-import type { BouncedWebSocket, Options, Session, WsBouncerEventMap } from "./types.ts";
+import type { BouncedWebSocket, Credentials, Options, Session, WsBouncerEventMap } from "./types.ts";
 
 /** The access token as far as this tab knows it. */
 interface Known {
@@ -128,17 +128,21 @@ export class WsBouncer extends EventTarget {
     } as unknown as typeof WebSocket;
   }
 
-  /** Logs in with a password; the session is kept in cookies. */
-  login({ username, password }: { username: string; password: string }): Promise<Session> {
-    const key = JSON.stringify([username, password]);
+  /**
+   * Logs in with a password; the session is kept in cookies. Where the account
+   * has a second factor it fails with `factor_required`: call it again with the
+   * error's `challenge` and a code.
+   */
+  login(credentials: Credentials): Promise<Session> {
+    const key = JSON.stringify(credentials);
     if (this.#login?.key === key) return this.#login.session; // a double click is one login
-    const login = { key, session: this.#begin(username, password).finally(() => (this.#login = undefined)) };
+    const login = { key, session: this.#begin(credentials).finally(() => (this.#login = undefined)) };
     this.#login = login;
     return login.session;
   }
 
-  async #begin(username: string, password: string): Promise<Session> {
-    const { session_id } = await this.#call<{ session_id: string }>("/login", { username, password, cookie: true });
+  async #begin(credentials: Credentials): Promise<Session> {
+    const { session_id } = await this.#call<{ session_id: string }>("/login", { ...credentials, cookie: true });
     this.#tabs?.post({ type: "login", sessionId: session_id });
     try {
       return await this.#fetchSession();

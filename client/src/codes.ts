@@ -46,7 +46,7 @@ export const refusals = [
  */
 export type ErrorCode =
   | (typeof refusals)[number]
-  | "login_failed" | "login_throttled" | "body_too_large" | "unsupported_media_type"
+  | "login_failed" | "factor_required" | "factor_failed" | "challenge_invalid" | "login_throttled" | "body_too_large" | "unsupported_media_type"
   | "invalid_request" | "invalid_grant" | "invalid_scope"
   | "network" | "cookies_blocked" | "unexpected"
   | (string & {});

@@ -9,6 +9,9 @@ export class WsBouncerError extends Error {
   readonly status: number;
   /** Seconds the server asks to wait, when it says. */
   readonly retryAfter: number;
+  /** With `factor_required`: what stands for the password that was given, and the kinds of factors to answer with. */
+  challenge?: string;
+  factors?: string[];
 
   constructor(code: ErrorCode, message: string, status = 0, retryAfter = 0, options?: ErrorOptions) {
     super(message, options);

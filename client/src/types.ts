@@ -17,6 +17,12 @@ export interface Options {
   WebSocket?: typeof WebSocket;
 }
 
+/** A login, or the second half of one. */
+export type Credentials =
+  | { username: string; password: string }
+  | { challenge: string; code: string }
+  | { challenge: string; recovery_code: string };
+
 /** Who is logged in. */
 export interface Session {
   subject: string;

@@ -55,6 +55,13 @@ test("logs in, says who it is, logs out", async () => {
   expect(await auth.session()).toBeNull();
 });
 
+test("a second factor follows the password", async () => {
+  const auth = tab();
+  const half = await auth.login({ username: "ann", password: "half" }).catch((e) => e);
+  expect(half).toMatchObject({ code: "factor_required", challenge: "c", factors: ["totp"] });
+  expect((await auth.login({ challenge: half.challenge, code: "123456" })).sessionId).toBeTruthy();
+});
+
 test("a refusal is a WsBouncerError with the server's code", async () => {
   const error = await tab().login({ username: "ann", password: "wrong" }).catch((e) => e);
   expect(error).toBeInstanceOf(WsBouncerError);

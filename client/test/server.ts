@@ -119,7 +119,8 @@ export class Scripted {
     const cookie = () => ({ "set-cookie": `access=${this.#session!.id}; refresh=${this.#session!.refresh}` });
     switch (`${method} ${path}`) {
       case "POST /auth/login": {
-        if (body.password !== "right") return { status: 401, body: { code: "login_failed", detail: "Wrong name or password." } };
+        if (body.password === "half") return { status: 401, body: { code: "factor_required", detail: "", challenge: "c", factors: ["totp"] } };
+        if (body.password !== "right" && !(body.challenge === "c" && body.code === "123456")) return { status: 401, body: { code: "login_failed", detail: "Wrong name or password." } };
         this.#session = { id: `s${++this.#ids}`, subject: body.username, refresh: `r${++this.#ids}`, expiresAt: Date.now() + this.life * 1000 };
         return { status: 200, body: token(), headers: cookie() };
       }

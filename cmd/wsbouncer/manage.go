@@ -81,6 +81,8 @@ type userCmd struct {
 	Enable  userEnableCmd  `cmd:"" help:"Let a disabled account in again."`
 	Grant   userGrantCmd   `cmd:"" help:"Give or take scopes."`
 	Remove  userRemoveCmd  `cmd:"" help:"Remove an account; ends its sessions and connections."`
+
+	ResetFactors userResetFactorsCmd `cmd:"" help:"Take all second factors from an account; ends its sessions and connections."`
 }
 
 type userAddCmd struct {
@@ -112,6 +114,12 @@ func describeUser(u adminapi.User) string {
 	}
 	if u.Disabled {
 		out += ", disabled"
+	}
+	for _, f := range u.Factors {
+		out += ", " + f.Kind + " since " + when(f.Created)
+	}
+	if len(u.Factors) > 0 {
+		out += fmt.Sprintf(", %d recovery codes left", u.RecoveryCodes)
 	}
 	return out
 }
@@ -205,6 +213,14 @@ type userRemoveCmd struct{ userNameCmd }
 func (c *userRemoveCmd) Run(ctx context.Context, s *streams) error {
 	return call(c.adminFlags, s, func(a *adminapi.Client) (done, error) { return done{true}, a.RemoveUser(ctx, c.Name) },
 		func(done) string { return "removed " + c.Name + "; its sessions ended" })
+}
+
+type userResetFactorsCmd struct{ userNameCmd }
+
+// Run removes second factors.
+func (c *userResetFactorsCmd) Run(ctx context.Context, s *streams) error {
+	return call(c.adminFlags, s, func(a *adminapi.Client) (done, error) { return done{true}, a.ResetFactors(ctx, c.Name) },
+		func(done) string { return c.Name + " has no second factor any more; its sessions ended" })
 }
 
 type tokenCmd struct {

@@ -11,11 +11,31 @@ import (
 
 // Authenticate checks a password given from addr. It fails with
 // ErrLoginFailed (no such account, wrong password or disabled: with the same
-// work for each), *ThrottledError, or ErrBusy; any other error is internal.
+// work for each), *ThrottledError, or ErrBusy, or, where the password is right and
+// the account has a second factor, *FactorRequiredError; any other error is internal.
 //
 // What it proved can have changed by the time a session begins: call Confirm in
 // the transaction that begins it.
 func (s *Service) Authenticate(ctx context.Context, name, password string, addr netip.Addr) (Account, error) {
+	a, attempt, err := s.password(ctx, name, password, addr)
+	if err != nil {
+		return Account{}, err
+	}
+	need, err := s.challenge(ctx, a)
+	if err != nil || need != nil {
+		// Half a login makes no address known.
+		attempt.refund()
+		if need != nil {
+			return Account{}, need
+		}
+		return Account{}, err
+	}
+	attempt.succeeded()
+	return a, nil
+}
+
+// password is the first half. The caller ends the attempt.
+func (s *Service) password(ctx context.Context, name, password string, addr netip.Addr) (Account, *attempt, error) {
 	// A name that has no canonical form is no account's; it takes the same
 	// path as an unknown one.
 	canonical, err := Canonical(name)
@@ -27,25 +47,24 @@ func (s *Service) Authenticate(ctx context.Context, name, password string, addr 
 	if !ok {
 		if report, _ := s.reports.Allow(struct{}{}, now); report {
 			if err := s.failed(ctx, audit.LoginThrottled, canonical, addr); err != nil {
-				return Account{}, err
+				return Account{}, nil, err
 			}
 		}
-		return Account{}, &ThrottledError{RetryAfter: retry}
+		return Account{}, nil, &ThrottledError{RetryAfter: retry}
 	}
 	r, verified, err := s.verify(ctx, canonical, password)
 	if err != nil {
 		attempt.refund()
-		return Account{}, err
+		return Account{}, nil, err
 	}
 	if !verified || r.Disabled {
 		attempt.failed()
 		if err := s.failed(ctx, audit.LoginFailed, canonical, addr); err != nil {
-			return Account{}, err
+			return Account{}, nil, err
 		}
-		return Account{}, ErrLoginFailed
+		return Account{}, nil, ErrLoginFailed
 	}
-	attempt.succeeded()
-	return r.account(), nil
+	return r.account(), attempt, nil
 }
 
 // verify compares a password with the one of name, or with nobody's at the same

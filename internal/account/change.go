@@ -63,10 +63,11 @@ func (s *Service) SetPassword(ctx context.Context, name, password, actor string,
 // ChangePassword is SetPassword by somebody who proves to know the old one.
 // Failures count and are throttled as those of Authenticate.
 func (s *Service) ChangePassword(ctx context.Context, name, old, password string, addr netip.Addr, also ...func(context.Context) error) error {
-	a, err := s.Authenticate(ctx, name, old, addr)
+	a, attempt, err := s.password(ctx, name, old, addr)
 	if err != nil {
 		return err
 	}
+	attempt.refund()
 	hash, err := s.hash(ctx, a.Name, password)
 	if err != nil {
 		return err

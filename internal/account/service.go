@@ -82,7 +82,20 @@ type Store interface {
 	// RehashAccount replaces the hash from by to; without effect where it is
 	// not from any more.
 	RehashAccount(ctx context.Context, name, from, to string) error
+	// DeleteAccount deletes its factors and recovery codes too.
 	DeleteAccount(ctx context.Context, name string) error
+
+	// Factors are those of an account, oldest first.
+	Factors(ctx context.Context, account string) ([]Factor, error)
+	InsertFactor(ctx context.Context, f Factor) error
+	// UpdateFactor writes Sealed, Confirmed, Counter and Used.
+	UpdateFactor(ctx context.Context, f Factor) error
+	DeleteFactor(ctx context.Context, account, id string) error
+	// SetRecoveryCodes replaces an account's recovery codes.
+	SetRecoveryCodes(ctx context.Context, account string, codes []CodeHash) error
+	// TakeRecoveryCode removes a code: of any number of callers, exactly one gets it.
+	TakeRecoveryCode(ctx context.Context, account string, code CodeHash) error
+	CountRecoveryCodes(ctx context.Context, account string) (int, error)
 }
 
 // Options configure a Service. Store is needed; a zero value is the default of
@@ -101,6 +114,10 @@ type Options struct {
 	// PerAccount bounds failures for one account from one address, PerIP those
 	// from one address.
 	PerAccount, PerIP limit.Rate
+	// FactorKey seals the secrets of second factors, with 32 bytes; without it no
+	// account can get one. FactorIssuer is the name that authenticator apps show.
+	FactorKey    []byte
+	FactorIssuer string
 	// Audit keeps events; nil: nothing does.
 	Audit audit.Sink
 	// Now is the clock; nil: time.Now.
@@ -114,6 +131,9 @@ type Service struct {
 	throttle *throttle
 	hasher   *hasher
 	reports  *limit.Keyed[struct{}]
+	// codes is the throttle of second factors, challenges the logins that wait for one.
+	codes      *throttle
+	challenges *challenges
 }
 
 // reported bounds the audit rows about refused attempts: they cost an attacker
@@ -137,9 +157,12 @@ func New(o Options) *Service {
 	return &Service{
 		o:        o,
 		rules:    &rules{min: o.MinLength, extra: o.Blocklist, words: o.Words},
-		throttle: newThrottle(o.PerAccount, o.PerIP),
+		throttle: newThrottle(o.PerAccount, o.PerIP, spread),
 		hasher:   newHasher(o.HashesInFlight),
 		reports:  limit.NewKeyed[struct{}](reported, 1),
+
+		codes:      newThrottle(o.PerAccount, o.PerIP, factorSpread),
+		challenges: newChallenges(),
 	}
 }
 

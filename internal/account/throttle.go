@@ -55,7 +55,7 @@ type throttle struct {
 	inFlight *limit.Count[netip.Prefix]
 }
 
-func newThrottle(perAccount, perIP limit.Rate) *throttle {
+func newThrottle(perAccount, perIP, spread limit.Rate) *throttle {
 	if perAccount == (limit.Rate{}) {
 		perAccount = defaultPerAccount
 	}

@@ -92,6 +92,7 @@ func New(o Options) http.Handler {
 		"/v1/users/{name}/password": {http.MethodPost: a.setPassword},
 		"/v1/users/{name}/disable":  {http.MethodPost: a.disableUser},
 		"/v1/users/{name}/enable":   {http.MethodPost: a.enableUser},
+		"/v1/users/{name}/factors":  {http.MethodDelete: a.resetFactors},
 		"/v1/users/{name}/grant":    {http.MethodPost: a.grantUser},
 		"/v1/revocations":           {http.MethodGet: a.revocations, http.MethodPost: a.revoke},
 		"/v1/keys":                  {http.MethodGet: a.keys},

@@ -193,6 +193,11 @@ func (c *Client) EnableUser(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodPost, userPath(name, "/enable"), nil, nil, nil)
 }
 
+// ResetFactors takes all second factors from an account and ends its sessions.
+func (c *Client) ResetFactors(ctx context.Context, name string) error {
+	return c.call(ctx, http.MethodDelete, userPath(name, "/factors"), nil, nil, nil)
+}
+
 // GrantUser changes an account's scopes.
 func (c *Client) GrantUser(ctx context.Context, name string, in GrantRequest) (u User, err error) {
 	return u, c.call(ctx, http.MethodPost, userPath(name, "/grant"), nil, in, &u)

@@ -90,6 +90,18 @@ type User struct {
 	Disabled        bool      `json:"disabled"`
 	Created         time.Time `json:"created"`
 	PasswordChanged time.Time `json:"password_changed"`
+	// Factors are its second factors, told of one account alone.
+	Factors []Factor `json:"factors,omitzero"`
+	// RecoveryCodes is how many are left of it.
+	RecoveryCodes int `json:"recovery_codes,omitempty"`
+}
+
+// Factor is a second factor of an account.
+type Factor struct {
+	ID      string    `json:"id"`
+	Kind    string    `json:"kind"`
+	Created time.Time `json:"created"`
+	Used    time.Time `json:"used,omitzero"`
 }
 
 // AddUserRequest is a new account.

@@ -54,7 +54,21 @@ func (a *api) user(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, user(u))
+	out := user(u)
+	list, codes, err := a.Accounts.Factors(r.Context(), u.Name)
+	if err != nil {
+		return err
+	}
+	out.Factors, out.RecoveryCodes = make([]Factor, len(list)), codes
+	for i, f := range list {
+		out.Factors[i] = Factor{ID: f.ID, Kind: f.Kind, Created: f.Created, Used: f.Used}
+	}
+	return writeJSON(w, out)
+}
+
+// resetFactors is DELETE /v1/users/{name}/factors. Sessions that rested on them end.
+func (a *api) resetFactors(w http.ResponseWriter, r *http.Request) error {
+	return a.throwOut(w, r, a.Accounts.ResetFactors)
 }
 
 // addUser is POST /v1/users.

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 const (
 	databaseFile = "wsbouncer.db"
 	keysFile     = "keys.json"
+	factorFile   = "factors.key"
 	lockFile     = "lock"
 	socketFile   = "admin.sock"
 	acmeFolder   = "acme"
@@ -77,6 +79,48 @@ func (d *dataFolder) openStore(ctx context.Context) (*sqlite.Store, error) {
 		return nil, fmt.Errorf("%w (the keys are there, %s: to begin anew, move both away)", err, d.file(keysFile))
 	}
 	return s, nil
+}
+
+// factorKey is the key that second factors' secrets are sealed under, made at the
+// first start. It is apart from the database, so that a copy of that alone opens none.
+func (d *dataFolder) factorKey() ([]byte, error) {
+	path := d.file(factorFile)
+	key, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key = make([]byte, factorKeyBytes)
+		_, _ = rand.Read(key) // never fails
+		return key, writeNew(path, key)
+	}
+	if err != nil {
+		return nil, dataError(err)
+	}
+	if len(key) != factorKeyBytes {
+		return nil, fmt.Errorf("%s has %d bytes instead of %d; restore it from a backup, or remove it: then whoever uses an authenticator app needs a recovery code", path, len(key), factorKeyBytes)
+	}
+	return key, nil
+}
+
+const factorKeyBytes = 32
+
+// writeNew writes a file for our eyes alone that is there whole or not at all.
+func writeNew(path string, content []byte) error {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // in our data folder
+	if err != nil {
+		return dataError(err)
+	}
+	_, err = f.Write(content)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return dataError(err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return dataError(err)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return dataError(err)
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // Close gives the lock back. The file stays: removing it would let two

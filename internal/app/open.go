@@ -50,7 +50,9 @@ func (a *App) openIssuer(p *plan) (err error) {
 	if i := c.Issuer; i != nil {
 		so.MaxTokenLife = maxOwnToken
 		keys.Algorithm, keys.Rotation = i.Algorithm, i.KeyRotation.D()
-		a.account = a.openAccounts(p)
+		if a.account, err = a.openAccounts(p); err != nil {
+			return err
+		}
 		so.Audience, so.AccessTTL, so.RefreshTTL, so.RefreshIdle = i.Audience, i.AccessTTL.D(), i.RefreshTTL.D(), i.RefreshIdle.D()
 		so.PerSubject, so.Accounts = i.SessionsPerSubject, a.account
 		so.RefreshGrace = i.RefreshGrace.D()
@@ -76,13 +78,18 @@ func (a *App) keyRotated(k token.KeyInfo) {
 	}
 }
 
-func (a *App) openAccounts(p *plan) *account.Service {
+func (a *App) openAccounts(p *plan) (*account.Service, error) {
 	c := a.o.Config
+	key, err := a.data.factorKey()
+	if err != nil {
+		return nil, err
+	}
 	return account.New(account.Options{
 		Store: a.store, Audit: a.events, MinLength: c.Login.Password.MinLength, Blocklist: p.blocklist,
 		Words:      []string{"wsbouncer", c.PublicURL.Hostname()},
 		PerAccount: limit.Rate(c.Limits.Logins.PerAccount), PerIP: limit.Rate(c.Limits.Logins.PerIP),
-	})
+		FactorKey: key, FactorIssuer: c.PublicURL.Hostname(),
+	}), nil
 }
 
 // ownIssuer is our issuer's name, or "" without one.

@@ -36,6 +36,13 @@ const (
 	UserEnabled     Type = "user_enabled"
 	UserRemoved     Type = "user_removed"
 	UserGranted     Type = "user_granted"
+	FactorAdded     Type = "factor_added"
+	FactorRemoved   Type = "factor_removed"
+	// FactorFailed: the password was right, and the second factor was not.
+	FactorFailed Type = "factor_failed"
+	// RecoveryCodes were made anew; RecoveryUsed: one took the factor's place.
+	RecoveryCodes   Type = "recovery_codes_made"
+	RecoveryUsed    Type = "recovery_code_used"
 	KeyRotated      Type = "key_rotated"
 	KeyRevoked      Type = "key_revoked"
 	ConnectionEnded Type = "connection_ended"

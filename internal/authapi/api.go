@@ -138,6 +138,12 @@ func (a *API) table() []endpoint {
 		list = append(list,
 			endpoint{path: auth + "/login", methods: methods{http.MethodPost: a.login}},
 			endpoint{path: auth + "/password", methods: methods{http.MethodPost: a.password}},
+			endpoint{path: auth + "/factors", methods: methods{http.MethodGet: a.factors}},
+			endpoint{path: auth + "/factors/{id}", methods: methods{http.MethodDelete: a.removeFactor}},
+			endpoint{path: auth + "/factors/totp", methods: methods{http.MethodPost: a.beginTOTP}},
+			endpoint{path: auth + "/factors/totp/confirm", methods: methods{http.MethodPost: a.confirmTOTP}},
+			endpoint{path: auth + "/factors/recovery-codes", methods: methods{http.MethodPost: a.newRecoveryCodes}},
+			endpoint{path: auth + "/factors/verify", methods: methods{http.MethodPost: a.verifyFactor}},
 		)
 	}
 	return list

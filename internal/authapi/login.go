@@ -66,15 +66,23 @@ func (a *API) answer(w http.ResponseWriter, g session.Grant, cookie bool, extend
 // login is POST AuthPath/login.
 func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 	var in struct {
-		Username *string `json:"username"`
-		Password *string `json:"password"`
-		Cookie   bool    `json:"cookie"`
+		Username     *string `json:"username"`
+		Password     *string `json:"password"`
+		Challenge    *string `json:"challenge"`
+		Code         string  `json:"code"`
+		RecoveryCode string  `json:"recovery_code"`
+		Cookie       bool    `json:"cookie"`
 	}
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
-	if in.Username == nil || in.Password == nil {
-		return invalidRequest("username and password are needed.")
+	second := in.Challenge != nil
+	by, err := factorResponse(in.Code, in.RecoveryCode)
+	switch {
+	case second && (in.Username != nil || in.Password != nil), !second && (in.Username == nil || in.Password == nil || in.Code+in.RecoveryCode != ""):
+		return invalidRequest("username and password are needed, or challenge and code (or recovery_code).")
+	case second && err != nil:
+		return err
 	}
 	if in.Cookie {
 		if err := a.guardCookies(r); err != nil {
@@ -82,21 +90,19 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	ctx, who := r.Context(), from(r.Context())
-	acct, err := a.o.Accounts.Authenticate(ctx, *in.Username, *in.Password, who.ip)
-	if err != nil {
-		return accountProblem(err)
-	}
 	var g session.Grant
-	err = a.o.Tx(ctx, func(ctx context.Context) (err error) {
-		if err := a.o.Accounts.Confirm(ctx, acct); err != nil {
-			return err
-		}
+	begin := func(ctx context.Context, acct account.Account, amr []string) (err error) {
 		g, err = a.o.Sessions.Begin(ctx, session.Start{
-			Subject: acct.Subject, ClientID: clientID, Method: methodPassword, Proof: session.Proof{AMR: []string{"pwd"}},
+			Subject: acct.Subject, ClientID: clientID, Method: methodPassword, Proof: session.Proof{AMR: amr},
 			IP: who.ip, UserAgent: who.agent, Origin: who.origin,
 		})
 		return err
-	})
+	}
+	if second {
+		err = a.o.Accounts.FinishLogin(ctx, *in.Challenge, by, who.ip, begin)
+	} else {
+		err = a.passwordLogin(ctx, *in.Username, *in.Password, begin)
+	}
 	if err != nil {
 		return accountProblem(err)
 	}
@@ -105,10 +111,24 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := a.answer(w, g, in.Cookie, nil); err != nil {
 		// Nobody holds its tokens.
-		_, endErr := a.o.Sessions.End(ctx, g.SessionID, wsbouncer.LoggedOut, acct.Subject)
+		_, endErr := a.o.Sessions.End(ctx, g.SessionID, wsbouncer.LoggedOut, g.Subject)
 		return errors.Join(err, endErr)
 	}
 	return nil
+}
+
+// passwordLogin is a login with nothing but a password.
+func (a *API) passwordLogin(ctx context.Context, name, password string, begin func(context.Context, account.Account, []string) error) error {
+	acct, err := a.o.Accounts.Authenticate(ctx, name, password, from(ctx).ip)
+	if err != nil {
+		return err
+	}
+	return a.o.Tx(ctx, func(ctx context.Context) error {
+		if err := a.o.Accounts.Confirm(ctx, acct); err != nil {
+			return err
+		}
+		return begin(ctx, acct, []string{account.AMRPassword})
+	})
 }
 
 // endReplaced ends the session whose cookies a login in the cookie form is about
@@ -127,7 +147,18 @@ func (a *API) endReplaced(r *http.Request) {
 func accountProblem(err error) error {
 	var throttled *account.ThrottledError
 	var rule *account.RuleError
+	var factor *account.FactorRequiredError
 	switch {
+	case errors.As(err, &factor):
+		return &httpx.Problem{
+			Status: http.StatusUnauthorized, Code: "factor_required",
+			Detail:  "The password is right. Send the challenge with a code of the second factor.",
+			Members: map[string]any{"challenge": factor.Challenge, "factors": factor.Kinds},
+		}
+	case errors.Is(err, account.ErrChallenge):
+		return challengeInvalid
+	case errors.Is(err, account.ErrFactorFailed):
+		return factorFailed
 	case errors.As(err, &throttled):
 		return &httpx.Problem{
 			Status: http.StatusTooManyRequests, Code: "login_throttled",

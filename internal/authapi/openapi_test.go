@@ -62,6 +62,9 @@ func (d *document) item(path string) map[string]json.RawMessage {
 	if strings.HasPrefix(path, "/auth/sessions/") {
 		return d.Paths["/auth/sessions/{id}"]
 	}
+	if strings.HasPrefix(path, "/auth/factors/") {
+		return d.Paths["/auth/factors/{id}"]
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package authapi
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -74,16 +75,20 @@ func (a *API) refresh(w http.ResponseWriter, r *http.Request, in refreshInput) e
 	case err != nil:
 		return err
 	}
-	// The new tokens are the caller's whatever becomes of its connections.
-	extended, err := a.o.Bouncer.Extend(ctx, g.AccessToken, in.connections...)
+	return a.answer(w, g, in.cookie, a.extendTo(ctx, g, in.connections))
+}
+
+// extendTo moves the named connections to new tokens, which are the caller's
+// whatever becomes of that.
+func (a *API) extendTo(ctx context.Context, g session.Grant, connections []string) []string {
+	x, err := a.o.Bouncer.Extend(ctx, g.AccessToken, connections...)
 	if err != nil {
 		a.o.Log.WarnContext(ctx, "connections were not extended", "session", g.SessionID, "error", err)
 	}
-	var moved []string
-	if in.connections != nil || len(extended.Extended) > 0 {
-		moved = append([]string{}, extended.Extended...)
+	if connections == nil && len(x.Extended) == 0 {
+		return nil
 	}
-	return a.answer(w, g, in.cookie, moved)
+	return append([]string{}, x.Extended...)
 }
 
 // readRefreshForm is the form of RFC 6749 §6, and connection, repeatable.

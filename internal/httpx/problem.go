@@ -34,6 +34,8 @@ type Problem struct {
 	Code, Detail string
 	// Header is sent with the answer; nil for none.
 	Header http.Header
+	// Members are further members of the body (RFC 9457 §3.2); nil for none.
+	Members map[string]any
 }
 
 // Error implements error with the code alone.
@@ -79,6 +81,11 @@ func WriteProblem(w http.ResponseWriter, err error) {
 		Code   string `json:"code"`
 		Detail string `json:"detail,omitempty"`
 	}{DocsBase + "#" + code, http.StatusText(status), status, code, detail})
+	if own, ok := p.(*Problem); ok && len(own.Members) > 0 {
+		if more, err := json.Marshal(own.Members); err == nil {
+			body = append(append(body[:len(body)-1], ','), more[1:]...)
+		}
+	}
 	body = append(body, '\n')
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
@@ -114,9 +121,10 @@ func requiredHeader(h http.Header, status int, code string) {
 	switch status {
 	case http.StatusUnauthorized:
 		// RFC 6750 §3.1: no error attribute when there was no credential.
-		if code == "token_missing" || code == "login_failed" {
+		switch code {
+		case "token_missing", "login_failed", "factor_required", "factor_failed", "challenge_invalid":
 			set("WWW-Authenticate", "Bearer")
-		} else {
+		default:
 			set("WWW-Authenticate", `Bearer error="invalid_token"`)
 		}
 	case http.StatusForbidden:

@@ -56,12 +56,16 @@ func (s *Service) Refresh(ctx context.Context, q RefreshRequest) (Grant, error) 
 			return err
 		}
 		now := s.now()
+		if q.Raise != nil && (r.ID != q.Session || r.Subject != q.Subject) {
+			outcome = ErrInvalidGrant // somebody's token, and nobody's use of it
+			return nil
+		}
 		switch v := judge(r, t.hash(), now, s.o.RefreshGrace); {
 		case v == reused:
 			outcome = ErrReused
 			_, err := s.end(ctx, r, ending{why: reason.SessionRevoked, note: "refresh_reuse", event: audit.RefreshReuse, from: q})
 			return err
-		case v == refused || q.ClientID != r.ClientID:
+		case v == refused || q.ClientID != r.ClientID || v == repeats && q.Raise != nil:
 			outcome = ErrInvalidGrant
 			return nil
 		case v == repeats:
@@ -97,6 +101,9 @@ func (s *Service) rotate(ctx context.Context, r Record, t refreshToken, q Refres
 			return g, ErrInvalidScope, nil
 		}
 	}
+	if q.Raise != nil {
+		raise(&r.Proof, *q.Raise, now)
+	}
 	next := t.next()
 	g, err = s.issue(&r, next, scopes, rev, now)
 	if errors.Is(err, ErrInvalidGrant) {
@@ -124,6 +131,23 @@ func (s *Service) rotate(ctx context.Context, r Record, t refreshToken, q Refres
 		return g, nil, err
 	}
 	return g, nil, s.refreshed(ctx, r, q, now, nil)
+}
+
+// raise adds what was proved just now.
+func raise(p *Proof, by Proof, now time.Time) {
+	p.Time = by.Time
+	if p.Time.IsZero() {
+		p.Time = now
+	}
+	p.AMR = slices.Clone(p.AMR)
+	for _, m := range by.AMR {
+		if !slices.Contains(p.AMR, m) {
+			p.AMR = append(p.AMR, m)
+		}
+	}
+	if by.ACR != "" {
+		p.ACR = by.ACR
+	}
 }
 
 func (s *Service) refreshed(ctx context.Context, r Record, q RefreshRequest, now time.Time, detail map[string]string) error {

@@ -182,6 +182,10 @@ type RefreshRequest struct {
 	Scope     string
 	IP        netip.Addr
 	UserAgent string
+	// Raise is a further proof of who it is, by which the session's own grows; nil:
+	// none. Session and Subject are then whose it must be.
+	Raise            *Proof
+	Session, Subject string
 }
 
 // A Result is what a revocation did.

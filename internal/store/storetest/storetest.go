@@ -41,6 +41,8 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"revocations are numbered without gaps", gapless},
 		{"pruning", pruning},
 		{"accounts", accounts},
+		{"factors", factors},
+		{"recovery codes are taken once", codesOnce},
 		{"audit", auditing},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, open(t)) })
