@@ -20,6 +20,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/config"
 	"github.com/wsbouncer/wsbouncer/internal/gateway"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
+	"github.com/wsbouncer/wsbouncer/internal/login"
 	"github.com/wsbouncer/wsbouncer/internal/relay"
 	"github.com/wsbouncer/wsbouncer/internal/session"
 	"github.com/wsbouncer/wsbouncer/internal/store/sqlite"
@@ -56,6 +57,7 @@ type App struct {
 	fetch   fetchers
 	session *session.Service
 	account *account.Service // nil without an issuer
+	login   *login.Service   // nil without an issuer
 	bouncer *wsbouncer.Bouncer
 	gateway *gateway.Gateway
 	loops   *relay.Loops // nil: goroutines relay

@@ -53,8 +53,11 @@ func (a *App) openIssuer(p *plan) (err error) {
 		if a.account, err = a.openAccounts(p); err != nil {
 			return err
 		}
+		if err := a.openLogin(p); err != nil {
+			return err
+		}
 		so.Audience, so.AccessTTL, so.RefreshTTL, so.RefreshIdle = i.Audience, i.AccessTTL.D(), i.RefreshTTL.D(), i.RefreshIdle.D()
-		so.PerSubject, so.Accounts = i.SessionsPerSubject, a.account
+		so.PerSubject, so.Accounts = i.SessionsPerSubject, subjects{a.account, a.login}
 		so.RefreshGrace = i.RefreshGrace.D()
 		if so.RefreshGrace == 0 {
 			so.RefreshGrace = -1
@@ -189,6 +192,12 @@ func (a *App) openHandlers(p *plan) (err error) {
 	}
 	if i := c.Issuer; i != nil {
 		o.Audience = i.Audience
+		if len(c.Login.Providers) > 0 {
+			o.Login = a.login
+		}
+		if !c.Login.Password.Enabled {
+			o.Accounts = nil
+		}
 	}
 	api := authapi.New(o)
 	hosts, err := httpx.ParseHosts(c.HostList())

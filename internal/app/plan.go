@@ -15,6 +15,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/gateway"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
+	"github.com/wsbouncer/wsbouncer/internal/login"
 	"github.com/wsbouncer/wsbouncer/token"
 )
 
@@ -25,8 +26,10 @@ type plan struct {
 	trusted []token.Issuer
 	clients []authapi.Client
 	remotes remotes
-	routes  []gateway.Route
-	cert    *certificate
+	// providers are where people log in besides here.
+	providers []login.Provider
+	routes    []gateway.Route
+	cert      *certificate
 	// acmeRoots are whose the ACME directory's certificate must be; nil: the system's.
 	acmeRoots *x509.CertPool
 	limits    wsbouncer.Limits
@@ -76,6 +79,18 @@ func newPlan(c *config.Config, known config.Problems) (*plan, config.Problems) {
 			continue
 		}
 		p.clients = append(p.clients, client)
+	}
+	for i := range c.Login.Providers {
+		at := fmt.Sprintf("login.providers[%d]", i)
+		if known.Touch(at) {
+			continue
+		}
+		provider, key, err := providerOf(&c.Login.Providers[i])
+		if err != nil {
+			wrong(at+"."+key, err)
+			continue
+		}
+		p.providers = append(p.providers, provider)
 	}
 	for i, t := range c.Trust {
 		if known.Touch(fmt.Sprintf("trust[%d]", i)) {

@@ -255,6 +255,9 @@ func (a *App) reload() error {
 		return err
 	}
 	a.clients.Set(p.clients)
+	if a.login != nil {
+		a.login.SetProviders(p.providers)
+	}
 	if a.cert != nil {
 		a.cert.replace(p.cert)
 	}
@@ -308,7 +311,7 @@ func needsRestart(old, c *config.Config) config.Problems {
 	fixed("tls.cert", reflect.DeepEqual(old.TLS, c.TLS))
 	fixed("issuer", (old.Issuer == nil) == (c.Issuer == nil))
 	fixed("issuer", old.Issuer == nil || c.Issuer == nil || *old.Issuer == *c.Issuer)
-	fixed("login", old.Login == c.Login)
+	fixed("login", sameLogins(old, c))
 	fixed("limits", old.Limits == c.Limits)
 	fixed("origins", slices.Equal(old.OriginList(), c.OriginList()))
 	fixed("hosts", slices.Equal(old.HostList(), c.HostList()))

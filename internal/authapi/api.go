@@ -14,6 +14,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/audit"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
+	"github.com/wsbouncer/wsbouncer/internal/login"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
 	"github.com/wsbouncer/wsbouncer/internal/session"
 	"github.com/wsbouncer/wsbouncer/token"
@@ -39,6 +40,8 @@ type Options struct {
 	Audit audit.Sink
 	// Accounts log in by password; nil: nobody does.
 	Accounts *account.Service
+	// Login is logins at other providers; nil: there are none.
+	Login *login.Service
 	// Ring holds our public keys; nil: there are none.
 	Ring *token.Ring
 	// Tx runs fn in a transaction that Sessions and Accounts join.
@@ -67,6 +70,7 @@ type API struct {
 	openapi   []byte
 	changing  *limit.Count[netip.Prefix] // calls that may change something
 	clients   *authenticator
+	logins    *limit.Keyed[netip.Prefix] // logins at providers that failed
 	refusals  *limit.Keyed[netip.Prefix] // that are kept as events
 }
 
@@ -100,6 +104,7 @@ func New(o Options) *API {
 	a := &API{o: o, base: strings.TrimRight(o.PublicURL.String(), "/"), changing: limit.NewCount[netip.Prefix](maxChanging)}
 	a.refusals = limit.NewKeyed[netip.Prefix](limit.Rate{PerSecond: 10.0 / 60, Burst: 10}, maxThrottled)
 	a.clients = a.newAuthenticator()
+	a.logins = limit.NewKeyed[netip.Prefix](o.FailuresPerIP, maxThrottled)
 	a.endpoints = a.table()
 	a.openapi = a.describe()
 	return a
@@ -134,6 +139,12 @@ func (a *API) table() []endpoint {
 		endpoint{path: auth + "/sessions/{id}", methods: methods{http.MethodDelete: a.endSession}},
 		endpoint{path: metadataPath, methods: methods{http.MethodGet: a.metadata}},
 	)
+	if a.o.Login != nil {
+		list = append(list,
+			endpoint{path: auth + "/login/{provider}", methods: methods{http.MethodGet: a.loginWith}},
+			endpoint{path: auth + "/callback/{provider}", methods: methods{http.MethodGet: a.callback}},
+		)
+	}
 	if a.o.Accounts != nil {
 		list = append(list,
 			endpoint{path: auth + "/login", methods: methods{http.MethodPost: a.login}},

@@ -52,6 +52,14 @@ func (a *API) answer(w http.ResponseWriter, g session.Grant, cookie bool, extend
 		out.AccessToken, out.RefreshToken = g.AccessToken, g.RefreshToken
 		return httpx.WriteJSON(w, http.StatusOK, out)
 	}
+	if err := a.setCookies(w, g); err != nil {
+		return err
+	}
+	return httpx.WriteJSON(w, http.StatusOK, out)
+}
+
+// setCookies gives the browser both cookies, or on an error none.
+func (a *API) setCookies(w http.ResponseWriter, g session.Grant) error {
 	err := a.o.Cookies.SetAccess(w, g.AccessToken, time.Duration(g.ExpiresIn)*time.Second)
 	if err == nil {
 		err = a.o.Cookies.SetRefresh(w, g.RefreshToken, time.Until(g.SessionExpires))
@@ -60,7 +68,7 @@ func (a *API) answer(w http.ResponseWriter, g session.Grant, cookie bool, extend
 		w.Header().Del("Set-Cookie")
 		return fmt.Errorf("session %s: %w; give the account fewer scopes", g.SessionID, err)
 	}
-	return httpx.WriteJSON(w, http.StatusOK, out)
+	return nil
 }
 
 // login is POST AuthPath/login.

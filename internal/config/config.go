@@ -85,8 +85,8 @@ type Issuer struct {
 
 // Login is how people log in.
 type Login struct {
-	Password  Password `yaml:"password"`
-	Providers any      `yaml:"providers,omitempty" later:"login with OpenID Connect and OAuth 2.0"`
+	Password  Password        `yaml:"password"`
+	Providers []LoginProvider `yaml:"providers"`
 }
 
 // Password is login by name and password.

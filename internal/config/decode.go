@@ -146,6 +146,8 @@ func (d *decoder) value(n ast.Node, v reflect.Value, path string) {
 		d.mapping(n, v, path)
 	case reflect.Slice:
 		d.sequence(n, v, path)
+	case reflect.Map:
+		d.dictionary(n, v, path)
 	case reflect.String:
 		if text, ok := d.text(n, path); ok {
 			v.SetString(text)
@@ -233,6 +235,34 @@ func (d *decoder) mapping(n ast.Node, v reflect.Value, path string) {
 			}
 		}
 	}
+}
+
+// dictionary reads a block whose keys the operator chooses, of one value each.
+func (d *decoder) dictionary(n ast.Node, v reflect.Value, path string) {
+	m, ok := n.(ast.MapNode)
+	if !ok {
+		if _, null := n.(*ast.NullNode); !null {
+			d.report(n.GetToken(), path, "must be a block of keys")
+		}
+		return
+	}
+	out := reflect.MakeMap(v.Type())
+	for it := m.MapRange(); it.Next(); {
+		key := it.Key().String()
+		if s, ok := it.Key().(*ast.StringNode); ok {
+			key = s.Value
+		}
+		at := join(path, key)
+		if out.MapIndex(reflect.ValueOf(key)).IsValid() {
+			d.report(it.Key().GetToken(), at, "%s is set twice", key)
+			continue
+		}
+		d.mark(it.Key().GetToken(), at)
+		if text, ok := d.text(it.Value(), at); ok {
+			out.SetMapIndex(reflect.ValueOf(key), reflect.ValueOf(text))
+		}
+	}
+	v.Set(out)
 }
 
 // isOff reports a value that asks for nothing, so that a file which spells out

@@ -54,6 +54,7 @@ func (c *Config) validate() (problems, warnings Problems) {
 	v.origins()
 	v.issuer()
 	v.clients()
+	v.providers()
 	v.trust()
 	for i := range c.Routes {
 		v.route(&c.Routes[i], fmt.Sprintf("routes[%d]", i))
@@ -273,8 +274,8 @@ func (v *validator) issuer() {
 	if i.AccessTTL > Duration(time.Hour) {
 		v.warn("issuer.access_ttl", "%s is long for an access token: 5m is usual, and connections are refreshed without a break", i.AccessTTL)
 	}
-	if !c.Login.Password.Enabled {
-		v.wrong("login.password.enabled", "password login is the only one in this version, so an issuer without it could log nobody in")
+	if !c.Login.Password.Enabled && len(c.Login.Providers) == 0 && len(c.Clients) == 0 {
+		v.wrong("login.password.enabled", "without it, login.providers and clients nobody could ever log in")
 	}
 	switch n := c.Login.Password.MinLength; {
 	case n < 8 || n > 256:

@@ -22,6 +22,8 @@ var ErrCookieSize = errors.New("the cookie would be larger than the 4096 bytes b
 type Cookies struct {
 	// AccessName and RefreshName are what the cookies are called.
 	AccessName, RefreshName string
+	// LoginName is the cookie of a browser that is logging in at a provider.
+	LoginName string
 
 	path     string
 	secure   bool
@@ -31,7 +33,7 @@ type Cookies struct {
 // NewCookies names the cookies after the public URL, whatever the listener
 // speaks. authPath is the prefix of the authentication API ("/auth").
 func NewCookies(public *url.URL, authPath string, sameSite http.SameSite) Cookies {
-	c := Cookies{AccessName: "wsbouncer", RefreshName: "wsbouncer-refresh", path: authPath, sameSite: sameSite}
+	c := Cookies{AccessName: "wsbouncer", RefreshName: "wsbouncer-refresh", LoginName: "wsbouncer-login", path: authPath, sameSite: sameSite}
 	if c.path == "" {
 		c.path = "/"
 	}
@@ -39,6 +41,7 @@ func NewCookies(public *url.URL, authPath string, sameSite http.SameSite) Cookie
 		c.secure = true
 		c.AccessName = "__Host-" + c.AccessName
 		c.RefreshName = "__Secure-" + c.RefreshName
+		c.LoginName = "__Host-" + c.LoginName
 	}
 	return c
 }
@@ -51,6 +54,20 @@ func (c Cookies) SetAccess(w http.ResponseWriter, token string, life time.Durati
 // SetRefresh gives the browser the refresh token for its life, in whole seconds.
 func (c Cookies) SetRefresh(w http.ResponseWriter, token string, life time.Duration) error {
 	return c.set(w, c.RefreshName, c.path, token, life)
+}
+
+// SetLogin marks the browser that began a login at a provider. It comes back with
+// a navigation from another site, which Strict would keep it from.
+func (c Cookies) SetLogin(w http.ResponseWriter, value string, life time.Duration) error {
+	if c.sameSite != http.SameSiteNoneMode {
+		c.sameSite = http.SameSiteLaxMode
+	}
+	return c.set(w, c.LoginName, "/", value, life)
+}
+
+// Login is the value of that cookie, like Access.
+func (c Cookies) Login(r *http.Request) (value string, present bool, err error) {
+	return one(r, c.LoginName)
 }
 
 // Clear takes both cookies from the browser.

@@ -120,6 +120,20 @@ func (s *Service) EndAll(ctx context.Context, subject string, why wsbouncer.Reas
 	return res.Closed, err
 }
 
+// SessionOfRefresh is the id of the session that a refresh token is of, whether
+// or not the token is still good for more; empty: it is nobody's.
+func (s *Service) SessionOfRefresh(ctx context.Context, raw string) (sid string, err error) {
+	t, ok := parseRefreshToken(raw)
+	if !ok {
+		return "", nil
+	}
+	r, err := s.o.Store.SessionByFamily(ctx, t.family())
+	if isAbsent(err) {
+		return "", nil
+	}
+	return r.ID, err
+}
+
 // RevokeRefresh ends the session of a refresh token (RFC 7009 §2.1). A token
 // that is nobody's is no error; one of another client is ErrInvalidGrant.
 func (s *Service) RevokeRefresh(ctx context.Context, raw, clientID, actor string) (closed int, err error) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/wsbouncer/wsbouncer/internal/account"
 	"github.com/wsbouncer/wsbouncer/internal/audit"
+	"github.com/wsbouncer/wsbouncer/internal/login"
 	"github.com/wsbouncer/wsbouncer/internal/session"
 )
 
@@ -35,6 +36,7 @@ type Store struct {
 var (
 	_ session.Store = (*Store)(nil)
 	_ account.Store = (*Store)(nil)
+	_ login.Store   = (*Store)(nil)
 	_ audit.Sink    = (*Store)(nil)
 )
 
