@@ -45,8 +45,13 @@ const (
 	RecoveryUsed    Type = "recovery_code_used"
 	KeyRotated      Type = "key_rotated"
 	KeyRevoked      Type = "key_revoked"
-	ConnectionEnded Type = "connection_ended"
-	Reloaded        Type = "config_reloaded"
+	// IdentityEvent: another party said that something has ended, and was believed.
+	// IdentityEventIdle: it was believed, and concerned nothing here.
+	IdentityEvent        Type = "identity_event"
+	IdentityEventIdle    Type = "identity_event_idle"
+	IdentityEventRefused Type = "identity_event_refused"
+	ConnectionEnded      Type = "connection_ended"
+	Reloaded             Type = "config_reloaded"
 	// Refreshed is routine: see Routine.
 	Refreshed Type = "refreshed"
 )
@@ -56,11 +61,11 @@ const (
 func (t Type) Routine() bool { return t == Refreshed || t == ClientToken || t == TokenExchanged }
 
 // Stranger reports whether somebody who proved nothing can cause events of
-// this type at will. Those are kept in a bound of their own, so that nobody can
-// push out the others.
+// this type at will, or whether they say nothing of anybody here. Those are kept
+// in a bound of their own, so that nobody can push out the others.
 func (t Type) Stranger() bool {
 	switch t {
-	case LoginFailed, LoginThrottled, ClientFailed, ClientThrottled, GrantRefused:
+	case LoginFailed, LoginThrottled, ClientFailed, ClientThrottled, GrantRefused, IdentityEventRefused, IdentityEventIdle:
 		return true
 	}
 	return false

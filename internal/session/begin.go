@@ -26,7 +26,8 @@ const (
 const listed = 1000
 
 // Begin begins a session of a subject who just proved who it is. Where the
-// subject has as many as it may have, the oldest ends. It fails with ErrInactive.
+// subject has as many as it may have, the oldest ends. It fails with ErrInactive, and with
+// ErrEndedElsewhere.
 func (s *Service) Begin(ctx context.Context, b Start) (g Grant, err error) {
 	if s.o.Sign == nil || s.o.Accounts == nil {
 		return Grant{}, ErrNoIssuer
@@ -46,6 +47,13 @@ func (s *Service) Begin(ctx context.Context, b Start) (g Grant, err error) {
 		}
 		if !active {
 			return ErrInactive
+		}
+		if b.External.IssuedAt.IsZero() {
+			b.External.IssuedAt = b.Proof.Time // never later
+		}
+		b.External.IssuedAt = b.External.IssuedAt.Truncate(time.Millisecond)
+		if err := s.notEnded(ctx, &b.External); err != nil {
+			return err
 		}
 		if b.Scopes != nil {
 			scopes = both(scopes, b.Scopes)

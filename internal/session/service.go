@@ -26,6 +26,8 @@ var (
 	ErrNotExchanged = errors.New("the token cannot be exchanged")
 	// ErrNoIssuer: this server issues no tokens.
 	ErrNoIssuer = errors.New("this server has no issuer: it issues no tokens and has no sessions")
+	// ErrEndedElsewhere: the provider ended the login before it began here.
+	ErrEndedElsewhere = errors.New("the provider has ended that login; log in there again")
 	// ErrInactive: the subject's account is disabled or gone.
 	ErrInactive = errors.New("the account is disabled or does not exist")
 )
@@ -173,6 +175,12 @@ type External struct {
 	Provider string
 	// Issuer, Subject and Session are iss, sub and sid there; Session may be empty.
 	Issuer, Subject, Session string
+	// Email is the address that the provider itself has verified; it may be empty.
+	Email string
+	// IssuedAt is when the provider vouched for the login: iat of the ID token, or
+	// when its answer came. An end that the provider tells of concerns the logins
+	// it had vouched for by then. Zero: Proof.Time, and without one always.
+	IssuedAt time.Time
 }
 
 // A RefreshRequest is a use of a refresh token.

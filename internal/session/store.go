@@ -64,6 +64,14 @@ type LogEntry struct {
 	Actor string
 }
 
+// An EndedLogin says that logins elsewhere are over: one session of a provider,
+// or all of a subject or email that it had vouched for by At.
+type EndedLogin struct {
+	// Kind is "session", "subject" or "email".
+	Issuer, Kind, Value string
+	At, Until           time.Time
+}
+
 // A Store keeps sessions, tickets and the revocations log. It must be safe for
 // concurrent use. storetest is its conformance suite.
 //
@@ -100,9 +108,9 @@ type Store interface {
 	// Sessions lists a subject's, or everybody's when subject is empty, oldest
 	// first, at most limit.
 	Sessions(ctx context.Context, subject string, limit int) ([]Record, error)
-	// SessionsOfExternal lists those that rest on a provider's login: of its
-	// session, or of its subject when session is empty; oldest first, at most limit.
-	SessionsOfExternal(ctx context.Context, issuer, subject, session string, limit int) ([]Record, error)
+	// SessionsOfExternal lists those that rest on a login with of.Issuer: of its
+	// session, else of its subject, else of its email; oldest first, at most limit.
+	SessionsOfExternal(ctx context.Context, of External, limit int) ([]Record, error)
 	// UpdateSession writes all of r but ID, Subject, ClientID, Method, External,
 	// Created, Expires and Family, which never change.
 	UpdateSession(ctx context.Context, r Record) error
@@ -123,6 +131,17 @@ type Store interface {
 	DeleteTickets(ctx context.Context, issuer, subject, session string) error
 	// CountTickets counts those that have not expired at now.
 	CountTickets(ctx context.Context, now time.Time) (int, error)
+
+	// RememberStatement keeps a statement's issuer and id until then, and reports
+	// whether it was not kept already. Of very many the oldest can be forgotten.
+	RememberStatement(ctx context.Context, issuer, id string, until time.Time) (fresh bool, err error)
+	// Remembered reports whether a statement is kept.
+	Remembered(ctx context.Context, issuer, id string) (bool, error)
+	// InsertEndedLogin keeps e until e.Until; where there is one of that issuer,
+	// kind and value, the later of both times count. Of very many the oldest can
+	// be forgotten.
+	InsertEndedLogin(ctx context.Context, e EndedLogin) error
+	EndedLogin(ctx context.Context, issuer, kind, value string) (EndedLogin, error)
 
 	// Prune removes what cannot matter at now any more, and the sealed answers
 	// of tokens that were rotated before sealed; at most limit rows of each

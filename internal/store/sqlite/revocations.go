@@ -76,6 +76,8 @@ func (s *Store) Prune(ctx context.Context, now, sealed time.Time, limit int) (re
 				WHERE max(access_until, min(expires, idle_until)) <= ? LIMIT ?)`, now},
 			{`UPDATE sessions SET replay = NULL WHERE rowid IN (SELECT rowid FROM sessions
 				WHERE replay IS NOT NULL AND rotated < ? LIMIT ?)`, sealed},
+			{`DELETE FROM statements WHERE n IN (SELECT n FROM statements WHERE until <= ? LIMIT ?)`, now},
+			{`DELETE FROM ended_logins WHERE n IN (SELECT n FROM ended_logins WHERE until <= ? LIMIT ?)`, now},
 		} {
 			n, err := s.exec(ctx, q.sql, ms(q.at), limit)
 			if err != nil {

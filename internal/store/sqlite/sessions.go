@@ -9,26 +9,28 @@ import (
 
 const sessionColumns = `id, subject, client_id, scopes, method, ip, user_agent, origin, created, used, expires,
 	idle_until, access_until, family, current, previous, rotated, repeated, replay, auth_time, amr, acr, claims,
-	provider, external_issuer, external_subject, external_session`
+	provider, external_issuer, external_subject, external_session, external_email,
+	external_issued`
 
 func readSession(row scanner) (r session.Record, err error) {
 	err = row.Scan(&r.ID, &r.Subject, &r.ClientID, words{&r.Scopes}, &r.Method, &r.IP, &r.UserAgent, &r.Origin,
 		stamp{&r.Created}, stamp{&r.Used}, stamp{&r.Expires}, stamp{&r.IdleUntil}, stamp{&r.AccessUntil},
 		sum{&r.Family}, sum{&r.Current}, sum{&r.Previous}, stamp{&r.Rotated}, &r.Repeated, &r.Replay,
 		stamp{&r.Proof.Time}, words{&r.Proof.AMR}, &r.Proof.ACR, &r.Claims,
-		&r.External.Provider, &r.External.Issuer, &r.External.Subject, &r.External.Session)
+		&r.External.Provider, &r.External.Issuer, &r.External.Subject, &r.External.Session, &r.External.Email,
+		stamp{&r.External.IssuedAt})
 	return r, err
 }
 
 // InsertSession implements session.Store.
 func (s *Store) InsertSession(ctx context.Context, r session.Record) error {
 	_, err := s.exec(ctx, `INSERT INTO sessions (`+sessionColumns+`)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		r.ID, r.Subject, r.ClientID, joined(r.Scopes), r.Method, r.IP, r.UserAgent, r.Origin,
 		ms(r.Created), ms(r.Used), ms(r.Expires), ms(r.IdleUntil), ms(r.AccessUntil),
 		r.Family[:], r.Current[:], r.Previous[:], ms(r.Rotated), r.Repeated, r.Replay,
 		ms(r.Proof.Time), joined(r.Proof.AMR), r.Proof.ACR, r.Claims,
-		r.External.Provider, r.External.Issuer, r.External.Subject, r.External.Session)
+		r.External.Provider, r.External.Issuer, r.External.Subject, r.External.Session, r.External.Email, ms(r.External.IssuedAt))
 	return err
 }
 
@@ -52,13 +54,19 @@ func (s *Store) Sessions(ctx context.Context, subject string, limit int) ([]sess
 }
 
 // SessionsOfExternal implements session.Store.
-func (s *Store) SessionsOfExternal(ctx context.Context, issuer, subject, external string, limit int) ([]session.Record, error) {
-	by, value := "external_session", external
-	if external == "" {
-		by, value = "external_subject", subject
+func (s *Store) SessionsOfExternal(ctx context.Context, of session.External, limit int) ([]session.Record, error) {
+	by, value := "external_session", of.Session
+	switch {
+	case of.Session != "":
+	case of.Subject != "":
+		by, value = "external_subject", of.Subject
+	case of.Email != "":
+		by, value = "external_email", of.Email
+	default:
+		return nil, nil
 	}
 	return many(ctx, s, readSession, `SELECT `+sessionColumns+` FROM sessions WHERE external_issuer = ? AND `+by+` = ?
-		AND provider <> '' ORDER BY created, id LIMIT ?`, issuer, value, limit)
+		AND provider <> '' ORDER BY created, id LIMIT ?`, of.Issuer, value, limit)
 }
 
 // UpdateSession implements session.Store.

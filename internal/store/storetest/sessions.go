@@ -89,20 +89,24 @@ func sessions(t *testing.T, s Store) {
 	plain.External = session.External{}
 	must(t, s.InsertSession(ctx, plain))
 	for _, c := range []struct {
-		issuer, subject, session string
-		limit                    int
-		want                     []string
+		issuer, subject, session, email string
+		limit                           int
+		want                            []string
 	}{
-		{"https://sso.example", "u-ann", "", 10, []string{"s0", "s1", "s3"}},
-		{"https://sso.example", "u-ann", "", 2, []string{"s0", "s1"}},
-		{"https://sso.example", "u-ann", "x-s4", 10, []string{"s4"}},
-		{"https://sso.example", "", "x-s1", 10, []string{"s1"}},
-		{"https://sso.example", "", "", 10, nil},
-		{"https://other.example", "u-ann", "x-s1", 10, nil},
-		{"", "", "", 10, nil},
+		{"https://sso.example", "u-ann", "", "", 10, []string{"s0", "s1", "s3"}},
+		{"https://sso.example", "u-ann", "", "", 2, []string{"s0", "s1"}},
+		{"https://sso.example", "u-ann", "x-s4", "", 10, []string{"s4"}},
+		{"https://sso.example", "", "x-s1", "", 10, []string{"s1"}},
+		{"https://sso.example", "", "", "", 10, nil},
+		{"https://other.example", "u-ann", "x-s1", "", 10, nil},
+		{"https://sso.example", "u-ann", "", "ann@example.com", 10, []string{"s0", "s1", "s3"}},
+		{"https://sso.example", "", "", "bob@example.com", 10, []string{"s4"}},
+		{"https://sso.example", "", "", "eve@example.com", 10, nil},
+		{"https://other.example", "", "", "bob@example.com", 10, nil},
+		{"", "", "", "", 10, nil},
 	} {
-		if got := ids(get(s.SessionsOfExternal(ctx, c.issuer, c.subject, c.session, c.limit))(t)); !slices.Equal(got, c.want) {
-			t.Errorf("SessionsOfExternal(%q, %q, %q, %d) = %v, want %v", c.issuer, c.subject, c.session, c.limit, got, c.want)
+		if got := ids(get(s.SessionsOfExternal(ctx, session.External{Issuer: c.issuer, Subject: c.subject, Session: c.session, Email: c.email}, c.limit))(t)); !slices.Equal(got, c.want) {
+			t.Errorf("SessionsOfExternal(%+v) = %v", c, got)
 		}
 	}
 	must(t, s.DeleteSession(ctx, "s5"))

@@ -39,6 +39,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"tickets are taken once", takenOnce},
 		{"revocations", revocations},
 		{"revocations are numbered without gaps", gapless},
+		{"ends elsewhere", endsElsewhere},
 		{"pruning", pruning},
 		{"accounts", accounts},
 		{"factors", factors},
@@ -66,7 +67,8 @@ func aSession(id, subject string, b byte) session.Record {
 		Expires: at.Add(time.Hour), IdleUntil: at.Add(time.Minute), AccessUntil: at.Add(5 * time.Minute),
 		Family: hash(b), Current: hash(b + 1),
 		Proof: session.Proof{Time: at.Add(-time.Minute), AMR: []string{"pwd", "otp"}, ACR: "urn:example:mfa"}, Claims: []byte(`{"tenant":"ü"}`),
-		External: session.External{Provider: "corp", Issuer: "https://sso.example", Subject: "u-" + subject, Session: "x-" + id},
+		External: session.External{Provider: "corp", Issuer: "https://sso.example", Subject: "u-" + subject, Session: "x-" + id,
+			Email: subject + "@example.com", IssuedAt: at.Add(-2 * time.Second)},
 	}
 }
 
