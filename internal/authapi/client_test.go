@@ -8,6 +8,8 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,6 +136,24 @@ func TestUsedAssertionsAreBounded(t *testing.T) {
 	now = until.Add(2 * time.Second)
 	if got := take("a", "one more"); got != "true true" || u.Len() != 1 {
 		t.Errorf("%s, %d remembered", got, u.Len())
+	}
+}
+
+func TestOneAssertionIsUsedOnceAtOnce(t *testing.T) {
+	var u authapi.UsedAssertions
+	var all sync.WaitGroup
+	var used atomic.Int32
+	now := time.Now()
+	for range 64 {
+		all.Go(func() {
+			if first, _ := u.First("a", "jti", now.Add(time.Minute), now); first {
+				used.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if used.Load() != 1 {
+		t.Errorf("used %d times", used.Load())
 	}
 }
 

@@ -113,7 +113,7 @@ func (a *API) issueToClient(w http.ResponseWriter, r *http.Request, client *Clie
 	case errors.Is(err, session.ErrInvalidScope):
 		return oauthError("invalid_scope", "That is more than may be had.")
 	case errors.Is(err, session.ErrNotExchanged):
-		return invalidRequest("subject_token cannot be exchanged: it ends within a second, or was exchanged too often.")
+		return invalidRequest("subject_token cannot be exchanged: it ends within a second, was exchanged too often, or names who else may act.")
 	case err != nil:
 		return err
 	}

@@ -82,7 +82,7 @@ func (s *Service) ClientToken(ctx context.Context, q ClientRequest) (g Grant, er
 		a.Expiry = a.IssuedAt.Add(min(q.TTL, s.o.MaxTokenLife)).Truncate(time.Second)
 		event := audit.Event{Time: now, Type: audit.ClientToken}
 		if q.For != nil {
-			if err := exchange(&a, q.For); err != nil {
+			if err := exchange(&a, q.For, q.ClientID); err != nil {
 				return err
 			}
 			event.Type, event.Actor = audit.TokenExchanged, ClientSubject(q.ClientID)
@@ -116,10 +116,28 @@ var notFurther = []string{
 	"auth_time", "amr", "acr", "act", "src",
 }
 
+// mayAct: t does not say that others than the client may act for its subject
+// (may_act, RFC 8693 §4.4).
+func mayAct(t *token.Token, client string) bool {
+	var other struct {
+		Subject string `json:"sub"`
+		Client  string `json:"client_id"`
+	}
+	there, err := t.Claims.Lookup("may_act", &other)
+	if !there && err == nil {
+		return true
+	}
+	named := func(s string) bool { return s == client || s == ClientSubject(client) }
+	return err == nil && (named(other.Subject) || other.Subject == "" && named(other.Client))
+}
+
 // exchange makes a, which is the client's, a token of whom t speaks for.
-func exchange(a *token.AccessToken, t *token.Token) error {
-	if !t.Exchangeable() {
+func exchange(a *token.AccessToken, t *token.Token, client string) error {
+	switch {
+	case !t.Exchangeable():
 		return fmt.Errorf("%w: it was exchanged too often", ErrNotExchanged)
+	case !mayAct(t, client):
+		return fmt.Errorf("%w: it says that somebody else may act", ErrNotExchanged)
 	}
 	a.From, a.Actor = t, &token.Actor{Subject: a.Subject}
 	if t.Expiry.Before(a.Expiry) {

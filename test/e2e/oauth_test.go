@@ -435,12 +435,15 @@ func TestOAUTokenExchangeOfOurOwn(t *testing.T) {
 		"another audience":    {[]string{"subject_token", m.idp.token(claims{"aud": "other"})}, "invalid_request"},
 		"another issuer":      {[]string{"subject_token", newIssuer(t, "https://evil.example").token()}, "invalid_request"},
 		"the wrong key":       {[]string{"subject_token", newIssuer(t, m.idp.name).token()}, "invalid_request"},
+		"for another actor":   {[]string{"subject_token", m.idp.token(claims{"may_act": claims{"sub": "client:orders"}})}, "invalid_request"},
+		"for an odd actor":    {[]string{"subject_token", m.idp.token(claims{"may_act": "backend"})}, "invalid_request"},
 		"bound to a key":      {[]string{"subject_token", m.idp.token(claims{"cnf": claims{"jkt": "x"}})}, "invalid_request"},
 	} {
 		if a := s.exchange(m.backend, user, c.more...); a.status != 400 || a.code() != c.code {
 			t.Errorf("%s: %d %s", name, a.status, a.body)
 		}
 	}
+	s.want(s.exchange(m.backend, m.idp.token(claims{"may_act": claims{"sub": "client:backend"}})), 200, "")
 	s.want(s.exchange(m.backend, user, "audience", "wsbouncer", "requested_token_type", accessType), 200, "")
 	// It is for clients that may, and prove who they are.
 	f := form("grant_type", exchangeGrant, "subject_token", user, "subject_token_type", accessType)
