@@ -53,6 +53,10 @@ func TestExchangedTokensDieWithTheirSource(t *testing.T) {
 			raw, other := exchangedFor(w), w.token()
 			l, e := open(t, b, wsbouncer.Demand{}, raw)
 			bystander, _ := open(t, b, wsbouncer.Demand{}, other)
+			pending, err := b.Admit(handshake(bearer(raw)), wsbouncer.Demand{})
+			if err != nil {
+				t.Fatal(err)
+			}
 			if n := b.Apply(c.r); (n == 1) != c.hits {
 				t.Fatalf("%d closed, want %v", n, c.hits)
 			}
@@ -62,6 +66,13 @@ func TestExchangedTokensDieWithTheirSource(t *testing.T) {
 			_, over := l.Ended()
 			if _, err := b.Verify(t.Context(), raw); over != c.hits || (err != nil) != c.hits {
 				t.Errorf("ended %v, verify: %v", over, err)
+			}
+			late, err := b.Track(pending, newEnder())
+			if (err != nil) != c.hits {
+				t.Errorf("a handshake that began before: %v", err)
+			}
+			if late != nil {
+				late.Release(reason.ClientGone)
 			}
 			if c.hits {
 				<-e.done
@@ -77,28 +88,33 @@ func TestExchangedTokensDieWithTheirSource(t *testing.T) {
 }
 
 // A refresh of an exchanged token leaves the connection where revocations of
-// either find it.
+// what opened it, and of what is in force, find it.
 func TestExchangedTokensAreFoundAfterARefresh(t *testing.T) {
-	next := func(w *wallet, jti string, life time.Duration) string {
+	next := func(w *wallet, jti, sid string, life time.Duration) string {
 		return w.add(func(t *token.Token) {
 			t.ClientID, t.Expiry = "backend", time.Now().Add(life)
-			t.From = &token.Token{Issuer: issuer, Subject: "alice", Session: "s1", ID: jti, KeyID: "k1", IssuedAt: t.IssuedAt}
+			t.From = &token.Token{Issuer: "https://b.example", Subject: "bob", Session: sid, ID: jti}
 		})
 	}
-	for _, jti := range []string{"first", "second", "third"} {
+	for _, c := range []struct {
+		r    wsbouncer.Revocation
+		want int
+	}{
+		{wsbouncer.Token("first"), 1},
+		{wsbouncer.Token("second"), 0}, // neither opened it nor is in force
+		{wsbouncer.Token("third"), 1},
+		{wsbouncer.Session("one"), 1}, // of the first two
+		{wsbouncer.Session("two"), 1},
+	} {
 		b, w := bouncer(t, nil)
-		l, _ := open(t, b, wsbouncer.Demand{}, next(w, "first", time.Minute))
-		for i, later := range []string{"second", "third"} {
-			if x, err := b.Extend(t.Context(), next(w, later, time.Duration(i+2)*time.Minute), l.ID()); err != nil || len(x.Extended) != 1 {
+		l, _ := open(t, b, wsbouncer.Demand{}, next(w, "first", "one", time.Minute))
+		for i, later := range [][2]string{{"second", "one"}, {"third", "two"}} {
+			if x, err := b.Extend(t.Context(), next(w, later[0], later[1], time.Duration(i+2)*time.Minute), l.ID()); err != nil || len(x.Extended) != 1 {
 				t.Fatalf("%v %v", x, err)
 			}
 		}
-		want := 1
-		if jti == "second" {
-			want = 0 // neither opened it nor is in force
-		}
-		if n := b.Apply(wsbouncer.Token(jti)); n != want {
-			t.Errorf("%s: %d closed, want %d", jti, n, want)
+		if n := b.Apply(c.r.Of("https://b.example")); n != c.want {
+			t.Errorf("%s %s: %d closed, want %d", c.r.Kind, c.r.Value, n, c.want)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package authapi
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
@@ -265,8 +266,8 @@ func (a *authenticator) client(r *http.Request, form url.Values) (*Client, error
 	return nil, a.failed(r.Context(), c.id, why)
 }
 
-// nobody is a secret that no client has.
-var nobody = sha256.Sum256([]byte("wsbouncer: no client's secret\x00"))
+// nobody is the hash of a secret that no client has, and nobody knows.
+var nobody = sha256.Sum256([]byte(rand.Text()))
 
 // bySecret takes the same steps for a client that is unknown or has no secret.
 func (a *authenticator) bySecret(c claimed) *Client {

@@ -367,6 +367,13 @@ func TestOAUClientCredentials(t *testing.T) {
 	}
 	s.refused(429, "too_many_connections", "/chat", bearer(signs))
 
+	// A namesake of another issuer has no part in it.
+	namesake := m.idp.token(claims{"sub": "client:backend", "client_id": "backend", "sid": nil})
+	for range 2 {
+		s.connect("/chat", bearer(namesake)).alive()
+	}
+	s.refused(429, "too_many_connections", "/chat", bearer(namesake))
+
 	// No account is a client, and no client has sessions.
 	for _, name := range []string{"client:backend", "Client:backend", "ＣＬＩＥＮＴ:backend", "foreign:x"} {
 		if out, code := s.command(password(t, "x")+"\n", "user", "add", name, "--scope", "chat", "--password-stdin"); code != 1 {
