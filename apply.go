@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/token"
 )
 
 // Revoke records revocations in the Source, applies them, and returns how many
@@ -85,6 +86,23 @@ func (b *Bouncer) Review() (closed int) {
 	}
 	tellAll(doomed, reason.KeyRevoked)
 	return len(doomed)
+}
+
+// Reconsider asks about the token that each connection lives by, and ends those
+// for which judge gives a reason; it returns how many. judge must be quick. Where
+// it ends what a Verifier believed before, that one no longer does by now: see
+// Review.
+func (b *Bouncer) Reconsider(judge func(*token.Token) (Reason, bool)) (closed int) {
+	for l := range b.registry.all() {
+		t := l.current.Load()
+		if t == nil {
+			continue
+		}
+		if why, over := judge(t); over && l.End(why) {
+			closed++
+		}
+	}
+	return closed
 }
 
 // markAll marks every connection r concerns and returns those it ended.

@@ -1,4 +1,7 @@
 package token
 
-// ReadMetadata is for the fuzz test.
-var ReadMetadata = readMetadata
+// For the fuzz tests.
+var (
+	ReadMetadata = readMetadata
+	JudgeAnswer  = judgeAnswer
+)

@@ -152,3 +152,28 @@ func FuzzMetadata(f *testing.F) {
 		}
 	})
 }
+
+// FuzzIntrospection: nothing but active true of this issuer for this audience is
+// ever a token.
+func FuzzIntrospection(f *testing.F) {
+	for _, s := range []string{
+		`{"active":true,"sub":"ann","aud":"chat","exp":4102444800}`, `{"active":false,"sub":"ann","aud":"chat","exp":4102444800}`,
+		`{"active":"true","sub":"ann"}`, `{"active":true,"active":false}`, `{"Active":true}`, `{"active":true,"iss":"https://evil.example"}`, `[]`,
+	} {
+		f.Add([]byte(s))
+	}
+	by := &token.Issuer{Name: "https://opaque.example", Audience: "chat", ScopeClaim: "scope", MaxLifetime: 1 << 62}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		tok, err := token.JudgeAnswer(b, by, "id", time.Unix(1700000000, 0))
+		if err != nil {
+			return
+		}
+		var doc struct {
+			Active any
+			Iss    *string
+		}
+		if json.Unmarshal(b, &doc) != nil || doc.Active != true || doc.Iss != nil && *doc.Iss != by.Name || tok.Subject == "" || tok.Issuer != by.Name {
+			t.Errorf("%q became %+v", b, tok)
+		}
+	})
+}

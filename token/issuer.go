@@ -31,6 +31,9 @@ type Issuer struct {
 	// EdDSA, or else HS256/384/512.
 	Algorithms []string
 	Keys       KeySet
+	// Introspection, instead of Algorithms and Keys, is asked about this issuer's
+	// tokens. They may be opaque; a Verifier has one such issuer at most whose are.
+	Introspection *Introspection
 	// AnyType also takes tokens whose typ header is absent or JWT, as many
 	// issuers make them. Those that are recognisably ID, refresh, logout, event
 	// or DPoP tokens are refused all the same.
@@ -80,10 +83,7 @@ func (i Issuer) checked() (Issuer, error) {
 	if i.Audience == "" {
 		return fail(errors.New("it has no audience: tokens for anybody would be accepted"))
 	}
-	if i.Keys == nil {
-		return fail(errors.New("it has no keys"))
-	}
-	if err := checkAlgorithms(i.Algorithms); err != nil {
+	if err := i.checkKeys(); err != nil {
 		return fail(err)
 	}
 	if i.Leeway < 0 || i.Leeway > maxLeeway {
@@ -97,10 +97,25 @@ func (i Issuer) checked() (Issuer, error) {
 	return i, nil
 }
 
+// checkKeys: tokens are verified by keys, or asked about.
+func (i *Issuer) checkKeys() error {
+	switch {
+	case i.Introspection != nil && (i.Keys != nil || len(i.Algorithms) > 0 || i.Own):
+		return errors.New("with introspection it has no keys and no algorithms, and is not one's own")
+	case i.Introspection != nil:
+		i.Keys = &staticKeys{}
+		return nil
+	case i.Keys == nil:
+		return errors.New("it has no keys")
+	}
+	return checkAlgorithms(i.Algorithms)
+}
+
 // issuers is one configuration. Entries of the cache name it by its address:
 // nothing verified under another one counts.
 type issuers struct {
 	byName   map[string]*Issuer
+	opaque   *Issuer // that is asked about tokens which are no JWT
 	fallback string
 	last     map[string]*last // by issuer
 }
@@ -150,6 +165,12 @@ func checkedIssuers(list []Issuer) (*issuers, error) {
 		}
 		if i.Own {
 			own = i.Name
+		}
+		if i.Introspection != nil {
+			if s.opaque != nil {
+				return nil, fmt.Errorf("token: %q and %q cannot both be asked about opaque tokens, which do not say whose they are", s.opaque.Name, i.Name)
+			}
+			s.opaque = &i
 		}
 		s.byName[i.Name], s.last[i.Name] = &i, new(last)
 	}

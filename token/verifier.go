@@ -104,13 +104,16 @@ func (v *Verifier) Trusts(issuer, keyID string) bool {
 	if i == nil {
 		return false
 	}
+	if i.Introspection != nil {
+		return i.Introspection.holds(keyID)
+	}
 	keys, _ := i.Keys.Keys(keyID)
 	return slices.ContainsFunc(keys, func(k Key) bool { return k.ID == keyID })
 }
 
 // Verify returns the access token that raw is, or an *Error. It performs no
 // I/O, but where an issuer's keys are fetched it may wait for a fetch, until ctx
-// is done at most.
+// is done at most; and where an issuer has to be asked, this asks it.
 //
 // Whether the token has been revoked is not asked.
 func (v *Verifier) Verify(ctx context.Context, raw string) (*Token, error) {
@@ -119,6 +122,12 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Token, error) {
 	}
 	now := time.Now()
 	known := v.issuers.Load()
+	switch by, err := known.introspector(raw, v.maxBytes); {
+	case err != nil:
+		return nil, err
+	case by != nil:
+		return by.Introspection.verify(ctx, by, raw, now)
+	}
 	if v.cache == nil {
 		c, err := v.verify(ctx, known, raw, now)
 		return c.token, err

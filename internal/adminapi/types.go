@@ -221,7 +221,7 @@ type Status struct {
 	Connections int      `json:"connections"`
 	// Upstreams are those of the routes, each once.
 	Upstreams []Upstream `json:"upstreams"`
-	// Trust is the trusted issuers whose keys are fetched.
+	// Trust is the trusted issuers that are asked for keys or about tokens.
 	Trust []Trust `json:"trust,omitempty"`
 	// Exhausted is what was lacking for connections to them since the start.
 	Exhausted []Exhausted `json:"exhausted,omitempty"`
@@ -247,10 +247,11 @@ type Upstream struct {
 	FailedAt    *time.Time `json:"failed_at,omitempty"`
 }
 
-// Trust is a trusted issuer whose keys are fetched.
+// Trust is a trusted issuer that is asked for keys or about tokens.
 type Trust struct {
 	Issuer string `json:"issuer"`
-	// From is the address of the key set, or discovery.
+	// From is the address of the key set, discovery, or introspection: then what
+	// is counted below are questions about tokens, and Keys are the good ones.
 	From string `json:"from"`
 	// State is ok, failing (the last fetch failed; the keys from before count),
 	// stale (they are too old to count) or not_ready (there were none yet). In

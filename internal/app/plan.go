@@ -26,6 +26,7 @@ type plan struct {
 	trusted []token.Issuer
 	clients []authapi.Client
 	remotes remotes
+	asked   *asked // nil: nobody is asked about tokens
 	// providers are where people log in besides here.
 	providers []login.Provider
 	routes    []gateway.Route
@@ -97,12 +98,17 @@ func newPlan(c *config.Config, known config.Problems) (*plan, config.Problems) {
 			continue
 		}
 		keys, path, err := p.trustKeys(&t)
+		var asked *token.Introspection
+		if t.Keys.Introspection != nil {
+			path = "introspection"
+			asked, err = p.introspection(c, &t)
+		}
 		if err != nil {
 			wrong(fmt.Sprintf("trust[%d].keys.%s", i, path), err)
 			continue
 		}
 		p.trusted = append(p.trusted, token.Issuer{
-			Name: t.Issuer, Audience: t.Audience, Algorithms: t.Algorithms, Keys: keys, AnyType: t.Type == "any",
+			Name: t.Issuer, Audience: t.Audience, Algorithms: t.Algorithms, Keys: keys, Introspection: asked, AnyType: t.Type == "any",
 			ScopeClaim: t.ScopeClaim, Leeway: t.Leeway.D(), MaxLifetime: t.MaxLifetime.D(),
 		})
 	}
@@ -179,6 +185,8 @@ func (p *plan) trustKeys(t *config.Trust) (keys token.KeySet, path string, err e
 		return parse(b, t.Algorithms)
 	}
 	switch {
+	case t.Keys.Introspection != nil:
+		return nil, "", nil
 	case t.Keys.Discovery:
 		keys, err = p.remotes.add(t)
 		return keys, "discovery", err

@@ -91,6 +91,7 @@ func (a *App) run(ctx context.Context) error {
 	accepting, stopAccepting := context.WithCancel(background)
 	defer stopAccepting()
 	own("trusted issuers' keys", a.fetch.run)
+	own("introspection", a.recheck)
 	own("handshakes", func(context.Context) error { return handshakes(accepting) })
 	own("public listener", func(context.Context) error { return publicServer.Serve(public) })
 	own("admin socket", func(context.Context) error { return adminServer.Serve(admin) })

@@ -77,6 +77,7 @@ func (a *App) review() {
 type fetchers struct {
 	mu  sync.Mutex
 	now remotes
+	ask *asked
 	ctx context.Context // while run runs //nolint:containedctx // theirs is the program's, not a call's
 	all sync.WaitGroup
 }
@@ -85,9 +86,12 @@ type fetchers struct {
 func (f *fetchers) plan(a *App, p *plan) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.now = p.remotes
+	f.now, f.ask = p.remotes, p.asked
 	for _, r := range f.now {
 		r.tell.to.Store(a)
+	}
+	if f.ask != nil {
+		f.ask.tell.to.Store(a)
 	}
 }
 
@@ -126,9 +130,12 @@ func (f *fetchers) replace(a *App, p *plan) (settle func(taken bool)) {
 	return func(taken bool) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		over := p.remotes
+		over, unasked := p.remotes, p.asked
 		if taken {
-			over, f.now = f.now, p.remotes
+			over, unasked, f.now, f.ask = f.now, f.ask, p.remotes, p.asked
+		}
+		if unasked != nil {
+			unasked.tokens.Close()
 		}
 		for _, r := range over {
 			if r.stop != nil {
@@ -144,6 +151,12 @@ func (f *fetchers) startAll(a *App, p *plan) (fresh remotes, ctx context.Context
 	defer f.mu.Unlock()
 	if f.ctx == nil { // stopping
 		return nil, nil
+	}
+	if n := p.asked; n != nil {
+		n.tell.to.Store(a)
+		if f.ask != nil && f.ask.issuer == n.issuer {
+			n.tokens.Inherit(f.ask.tokens)
+		}
 	}
 	for _, r := range p.remotes {
 		r.tell.to.Store(a)
@@ -195,6 +208,14 @@ func (a *App) trustStatus() (out []adminapi.Trust) {
 			t.State = "stale"
 		case s.Fetched.IsZero():
 			t.State = "not_ready"
+		}
+		out = append(out, t)
+	}
+	if n := a.fetch.asked(); n != nil {
+		s := n.tokens.Status()
+		t := adminapi.Trust{Issuer: n.issuer, From: "introspection", State: "ok", Keys: s.Keys, Fetched: moment(s.Fetched), Fetches: s.Fetches, Failures: s.Failures}
+		if s.Err != nil {
+			t.State, t.Error = "failing", s.Err.Error()
 		}
 		out = append(out, t)
 	}

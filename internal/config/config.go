@@ -111,16 +111,26 @@ type Trust struct {
 
 // TrustKeys says where an issuer's keys are. Exactly one place is set.
 type TrustKeys struct {
-	File          string `yaml:"file,omitempty" path:"file"`
-	PEM           string `yaml:"pem,omitempty" path:"file"`
-	SecretFile    string `yaml:"secret_file,omitempty" path:"file"`
-	Discovery     bool   `yaml:"discovery,omitempty"`
-	URL           string `yaml:"url,omitempty"`
-	Introspection any    `yaml:"introspection,omitempty" later:"opaque tokens by introspection"`
+	File       string `yaml:"file,omitempty" path:"file"`
+	PEM        string `yaml:"pem,omitempty" path:"file"`
+	SecretFile string `yaml:"secret_file,omitempty" path:"file"`
+	Discovery  bool   `yaml:"discovery,omitempty"`
+	URL        string `yaml:"url,omitempty"`
+	// Introspection is who is asked about tokens, which may be opaque, instead.
+	Introspection *Introspection `yaml:"introspection,omitempty"`
 	// The rest is for keys that are fetched.
 	Refresh    Duration `yaml:"refresh"`
 	RefetchMin Duration `yaml:"refetch_min"`
 	MaxStale   Duration `yaml:"max_stale"`
+}
+
+// Introspection is an endpoint of RFC 7662.
+type Introspection struct {
+	URL              string   `yaml:"url"`
+	ClientID         string   `yaml:"client_id"`
+	ClientSecretFile string   `yaml:"client_secret_file" path:"file"`
+	Cache            Duration `yaml:"cache"`
+	MaxStale         Duration `yaml:"max_stale"`
 }
 
 // Route is a path and the upstream behind it.

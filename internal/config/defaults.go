@@ -90,6 +90,10 @@ func (t *Trust) setDefaults() {
 	}
 }
 
+func (i *Introspection) setDefaults() {
+	*i = Introspection{Cache: Duration(30 * time.Second), MaxStale: Duration(5 * time.Minute)}
+}
+
 func (r *Route) setDefaults() {
 	*r = Route{
 		TokenFrom:   []string{"ticket", "header", "subprotocol", "query"},

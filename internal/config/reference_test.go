@@ -35,6 +35,11 @@ func TestReference(t *testing.T) {
 	only := regexp.MustCompile(`(?m)^ +(pem|secret_file|discovery|url):.*\n`).ReplaceAllString(block, "")
 	// So do the two places where a certificate comes from.
 	acme := regexp.MustCompile(`(?m)^  acme:.*\n(    .*\n)+`)
+	introspection := regexp.MustCompile(`(?m)^      introspection:.*\n(        .*\n)+`)
+	if introspection.FindString(only) == "" {
+		t.Error("the document shows no introspection")
+	}
+	only = introspection.ReplaceAllString(only, "")
 	if acme.FindString(only) == "" {
 		t.Error("the document shows no acme")
 	}

@@ -325,6 +325,10 @@ func (v *validator) trust() {
 }
 
 func (v *validator) trustKeys(t *Trust, at string) {
+	if t.Keys.Introspection != nil {
+		v.introspection(t, at)
+		return
+	}
 	if len(t.Algorithms) == 0 {
 		v.wrong(at, "algorithms is missing: the ones this issuer signs with, for example [RS256]")
 	}
@@ -350,11 +354,42 @@ func (v *validator) trustKeys(t *Trust, at string) {
 	public := slices.ContainsFunc(t.Algorithms, func(a string) bool { return slices.Contains(publicAlgorithms, a) })
 	switch {
 	case set != 1:
-		v.wrong(at+".keys", "needs exactly one of discovery: true, url, file (a JWKS), pem, secret_file")
+		v.wrong(at+".keys", "needs exactly one of discovery: true, url, file (a JWKS), pem, secret_file, introspection")
 	case mac && !secret:
 		v.wrong(at+".algorithms", "HS algorithms need a secret_file, never a public key")
 	case secret && (public || len(t.Algorithms) > 1):
 		v.wrong(at+".algorithms", "with a secret_file it is exactly one of HS256, HS384, HS512: a secret is for one algorithm")
+	}
+}
+
+// introspection looks at an issuer that is asked about its tokens.
+func (v *validator) introspection(t *Trust, at string) {
+	k, i := &t.Keys, t.Keys.Introspection
+	if k.Discovery || k.URL != "" || k.File != "" || k.PEM != "" || k.SecretFile != "" {
+		v.wrong(at+".keys", "needs exactly one of discovery: true, url, file (a JWKS), pem, secret_file, introspection")
+	}
+	if len(t.Algorithms) > 0 {
+		v.wrong(at+".algorithms", "is for keys; with introspection the issuer itself says which tokens are good")
+	}
+	at += ".keys.introspection"
+	for _, m := range [][2]string{{"url", i.URL}, {"client_id", i.ClientID}, {"client_secret_file", i.ClientSecretFile}} {
+		if m[1] == "" {
+			v.wrong(at, "%s is missing", m[0])
+		}
+	}
+	if i.Cache < Duration(time.Second) || i.Cache > Duration(10*time.Minute) {
+		v.wrong(at+".cache", "is %s; from 1s to 10m", i.Cache)
+	}
+	if i.MaxStale < i.Cache || i.MaxStale > Duration(24*time.Hour) {
+		v.wrong(at+".max_stale", "is %s; from cache (%s) to 24h", i.MaxStale, i.Cache)
+	}
+	for n := range v.c.Trust {
+		if other := &v.c.Trust[n]; other == t {
+			return
+		} else if other.Keys.Introspection != nil {
+			v.wrong(at, "one issuer at most can be asked about tokens: an opaque one does not say whose it is (trust[%d] is another)", n)
+			return
+		}
 	}
 }
 
