@@ -47,22 +47,23 @@ type streams struct {
 }
 
 type cli struct {
-	Dev     devCmd     `cmd:"" help:"Run everything on loopback with a demo chat: gateway, issuer, two users, 30 s tokens."`
-	Init    initCmd    `cmd:"" help:"Write a commented wsbouncer.yaml."`
-	Serve   serveCmd   `cmd:"" help:"Run the gateway."`
-	Check   checkCmd   `cmd:"" help:"Report every problem of a configuration, then show what is in force."`
-	Status  statusCmd  `cmd:"" help:"Show a running gateway's state."`
-	Reload  reloadCmd  `cmd:"" help:"Load configuration and certificates anew; a bad one changes nothing."`
-	Health  healthCmd  `cmd:"" help:"Exit 0 when the gateway is ready."`
-	Connect connectCmd `cmd:"" help:"A terminal WebSocket client: frames, the token's countdown, how it ended."`
-	User    userCmd    `cmd:"" help:"Accounts that log in by password."`
-	Token   tokenCmd   `cmd:"" help:"Issue, verify and look into tokens."`
-	Key     keyCmd     `cmd:"" help:"Our own signing keys."`
-	Session sessionCmd `cmd:"" help:"Logins."`
-	Conn    connCmd    `cmd:"" help:"Live connections."`
-	Revoke  revokeCmd  `cmd:"" help:"Revoke tokens, sessions, subjects, keys, or all issued before a time. Live connections end."`
-	Audit   auditCmd   `cmd:"" help:"Security events."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Dev      devCmd      `cmd:"" help:"Run everything on loopback with a demo chat: gateway, issuer, two users, 30 s tokens."`
+	Init     initCmd     `cmd:"" help:"Write a commented wsbouncer.yaml."`
+	Serve    serveCmd    `cmd:"" help:"Run the gateway."`
+	Check    checkCmd    `cmd:"" help:"Report every problem of a configuration, then show what is in force."`
+	Status   statusCmd   `cmd:"" help:"Show a running gateway's state."`
+	Reload   reloadCmd   `cmd:"" help:"Load configuration and certificates anew; a bad one changes nothing."`
+	Health   healthCmd   `cmd:"" help:"Exit 0 when the gateway is ready."`
+	Connect  connectCmd  `cmd:"" help:"A terminal WebSocket client: frames, the token's countdown, how it ended."`
+	User     userCmd     `cmd:"" help:"Accounts that log in by password."`
+	Identity identityCmd `cmd:"" help:"Users of login providers."`
+	Token    tokenCmd    `cmd:"" help:"Issue, verify and look into tokens."`
+	Key      keyCmd      `cmd:"" help:"Our own signing keys."`
+	Session  sessionCmd  `cmd:"" help:"Logins."`
+	Conn     connCmd     `cmd:"" help:"Live connections."`
+	Revoke   revokeCmd   `cmd:"" help:"Revoke tokens, sessions, subjects, keys, or all issued before a time. Live connections end."`
+	Audit    auditCmd    `cmd:"" help:"Security events."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
 }
 
 func main() {

@@ -15,6 +15,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/audit"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/jsonscan"
+	"github.com/wsbouncer/wsbouncer/internal/login"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
 	"github.com/wsbouncer/wsbouncer/internal/session"
 	"github.com/wsbouncer/wsbouncer/token"
@@ -32,7 +33,9 @@ type Options struct {
 	// Accounts and Ring are nil without an issuer; the calls about them are
 	// then refused.
 	Accounts *account.Service
-	Ring     *token.Ring
+	// Login keeps the identities of login providers' users; nil as Accounts.
+	Login *login.Service
+	Ring  *token.Ring
 	// Tx runs fn in a transaction that Sessions, Accounts and Audit join.
 	Tx func(ctx context.Context, fn func(ctx context.Context) error) error
 	// Audit keeps events, Events gives them back; nil: there are none.
@@ -83,27 +86,30 @@ func New(o Options) http.Handler {
 	a := &api{o}
 	mux := http.NewServeMux()
 	for path, methods := range map[string]map[string]httpx.HandlerFunc{
-		"/v1/connections":           {http.MethodGet: a.connections},
-		"/v1/connections/{cid}":     {http.MethodDelete: a.closeConnection},
-		"/v1/sessions":              {http.MethodGet: a.sessions},
-		"/v1/sessions/{sid}":        {http.MethodDelete: a.endSession},
-		"/v1/users":                 {http.MethodGet: a.users, http.MethodPost: a.addUser},
-		"/v1/users/{name}":          {http.MethodGet: a.user, http.MethodDelete: a.removeUser},
-		"/v1/users/{name}/password": {http.MethodPost: a.setPassword},
-		"/v1/users/{name}/disable":  {http.MethodPost: a.disableUser},
-		"/v1/users/{name}/enable":   {http.MethodPost: a.enableUser},
-		"/v1/users/{name}/factors":  {http.MethodDelete: a.resetFactors},
-		"/v1/users/{name}/grant":    {http.MethodPost: a.grantUser},
-		"/v1/revocations":           {http.MethodGet: a.revocations, http.MethodPost: a.revoke},
-		"/v1/keys":                  {http.MethodGet: a.keys},
-		"/v1/keys/rotate":           {http.MethodPost: a.rotateKey},
-		"/v1/keys/{kid}":            {http.MethodDelete: a.revokeKey},
-		"/v1/tokens":                {http.MethodPost: a.issueToken},
-		"/v1/tokens/verify":         {http.MethodPost: a.verifyToken},
-		"/v1/status":                {http.MethodGet: a.status},
-		"/v1/stats":                 {http.MethodGet: a.stats},
-		"/v1/reload":                {http.MethodPost: a.reload},
-		"/v1/audit":                 {http.MethodGet: a.audit},
+		"/v1/connections":             {http.MethodGet: a.connections},
+		"/v1/connections/{cid}":       {http.MethodDelete: a.closeConnection},
+		"/v1/sessions":                {http.MethodGet: a.sessions},
+		"/v1/sessions/{sid}":          {http.MethodDelete: a.endSession},
+		"/v1/users":                   {http.MethodGet: a.users, http.MethodPost: a.addUser},
+		"/v1/users/{name}":            {http.MethodGet: a.user, http.MethodDelete: a.removeUser},
+		"/v1/users/{name}/password":   {http.MethodPost: a.setPassword},
+		"/v1/users/{name}/disable":    {http.MethodPost: a.disableUser},
+		"/v1/users/{name}/enable":     {http.MethodPost: a.enableUser},
+		"/v1/users/{name}/factors":    {http.MethodDelete: a.resetFactors},
+		"/v1/users/{name}/grant":      {http.MethodPost: a.grantUser},
+		"/v1/identities":              {http.MethodGet: a.identities},
+		"/v1/identities/{id}/disable": {http.MethodPost: a.disableIdentity},
+		"/v1/identities/{id}/enable":  {http.MethodPost: a.enableIdentity},
+		"/v1/revocations":             {http.MethodGet: a.revocations, http.MethodPost: a.revoke},
+		"/v1/keys":                    {http.MethodGet: a.keys},
+		"/v1/keys/rotate":             {http.MethodPost: a.rotateKey},
+		"/v1/keys/{kid}":              {http.MethodDelete: a.revokeKey},
+		"/v1/tokens":                  {http.MethodPost: a.issueToken},
+		"/v1/tokens/verify":           {http.MethodPost: a.verifyToken},
+		"/v1/status":                  {http.MethodGet: a.status},
+		"/v1/stats":                   {http.MethodGet: a.stats},
+		"/v1/reload":                  {http.MethodPost: a.reload},
+		"/v1/audit":                   {http.MethodGet: a.audit},
 	} {
 		mux.Handle(path, a.serve(methods))
 	}
@@ -142,6 +148,8 @@ func problem(err error) error {
 		return say(http.StatusConflict, "already_exists", "There is an account of that name already.")
 	case errors.Is(err, account.ErrNotFound):
 		return say(http.StatusNotFound, notFound, "There is no account of that name.")
+	case errors.Is(err, login.ErrNotFound):
+		return say(http.StatusNotFound, notFound, "There is no identity of that id.")
 	case errors.Is(err, session.ErrNotFound):
 		return say(http.StatusNotFound, notFound, "There is no session of that id, or it has ended.")
 	case errors.Is(err, token.ErrUnknownKey):

@@ -207,7 +207,7 @@ func (a *App) openHandlers(p *plan) (err error) {
 	a.public = hosts.Middleware(a.onlyTrusted(a.dispatch(api)))
 	a.admin = adminapi.New(adminapi.Options{
 		Bouncer: a.bouncer, Sessions: a.session, Issuer: a.ownIssuer(), DefaultIssuer: a.trust.DefaultIssuer,
-		Accounts: a.account, Ring: a.ring, Tx: a.store.Tx,
+		Accounts: a.account, Login: a.login, Ring: a.ring, Tx: a.store.Tx,
 		Audit: a.events, Events: a.store, Reload: a.Reload, Status: a.status, Log: a.log,
 	})
 	return nil

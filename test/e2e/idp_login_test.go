@@ -494,3 +494,55 @@ func TestOAU09WhatIsTakenBackTakesEffect(t *testing.T) {
 	}
 	live.closes(3000, "session_revoked")
 }
+
+func TestOAU09AnIdentityIsDisabled(t *testing.T) {
+	p := newIDP(t)
+	s := start(t, newUpstream(t, nil), idpYAML(p, ""), idpFiles)
+	b := s.browser()
+	access := b.in(b.login(p, "corp"))
+	sub, _ := claimsOf(t, access)["sub"].(string)
+	c := s.connect("/chat", bearer(access))
+	if out := s.cli("identity", "list"); !strings.Contains(out, sub) || !strings.Contains(out, p.url) {
+		t.Errorf("identity list: %s", out)
+	}
+	s.cli("identity", "disable", sub)
+	c.closes(3000, "subject_revoked")
+	s.refused(401, "token_revoked", "/chat", bearer(access))
+	if a := s.refresh(b.jar["wsbouncer-refresh"]); a.status != 400 || a.code() != "invalid_grant" {
+		t.Errorf("refresh: %d %s", a.status, a.body)
+	}
+	again := s.browser()
+	again.out(again.login(p, "corp"), 403, "login_denied")
+	s.cli("identity", "enable", sub)
+	again = s.browser()
+	if now := claimsOf(t, again.in(again.login(p, "corp")))["sub"]; now != sub {
+		t.Errorf("it is %v now, and was %s", now, sub)
+	}
+	if out, code := s.command("", "identity", "disable", "ID-nobody"); code != 1 || !strings.Contains(out, "no identity") {
+		t.Errorf("nobody: %d %s", code, out)
+	}
+	// An account cannot take an identity's name.
+	s.addUser(sub, "chat")
+	if out := s.cli("user", "list"); strings.Contains(out, sub) || !strings.Contains(out, strings.ToLower(sub)) {
+		t.Errorf("user list: %s", out)
+	}
+}
+
+// A stranger's failures are bounded by limits.logins, and cost others nothing.
+func TestDOS05FailedCallbacksAreThrottled(t *testing.T) {
+	p := newIDP(t)
+	s := start(t, newUpstream(t, nil), strings.Replace(idpYAML(p, ""), "per_ip: {rate: 1000/m, burst: 1000}", "per_ip: {rate: 1/m, burst: 3}", 1), idpFiles)
+	b := s.browser()
+	for range 3 {
+		b.out(b.get("/auth/callback/corp?state=x&code=y"), 400, "login_state")
+	}
+	a := b.get("/auth/callback/corp?state=x&code=y")
+	if b.out(a, 429, "login_throttled"); a.header.Get("Retry-After") == "" {
+		t.Errorf("headers %v", a.header)
+	}
+	s.audited("login_throttled")
+	// What a page of somebody else makes a browser fetch is no attempt.
+	if a := s.call("GET", "/auth/callback/corp?state=x", nil, "Sec-Fetch-Mode: no-cors", "Accept: application/json"); a.status != 403 {
+		t.Errorf("a picture: %d %s", a.status, a.body)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/wsbouncer/wsbouncer"
 	"github.com/wsbouncer/wsbouncer/internal/account"
 	"github.com/wsbouncer/wsbouncer/internal/audit"
+	"github.com/wsbouncer/wsbouncer/internal/login"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
 	"github.com/wsbouncer/wsbouncer/internal/session"
 )
@@ -16,6 +17,7 @@ import (
 type Store interface {
 	session.Store
 	account.Store
+	login.Store
 	audit.Sink
 	// Events lists those above after in order, EventsBefore those below before
 	// (0: any) newest first.
@@ -42,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"ends elsewhere", endsElsewhere},
 		{"pruning", pruning},
 		{"accounts", accounts},
+		{"identities", identities},
 		{"factors", factors},
 		{"recovery codes are taken once", codesOnce},
 		{"audit", auditing},
