@@ -142,6 +142,11 @@ func (f *fetchers) replace(a *App, p *plan) (settle func(taken bool)) {
 				r.stop()
 			}
 		}
+		for _, r := range f.now {
+			if r.stop == nil && f.ctx != nil { // run began meanwhile
+				f.start(r)
+			}
+		}
 	}
 }
 
@@ -149,9 +154,6 @@ func (f *fetchers) replace(a *App, p *plan) (settle func(taken bool)) {
 func (f *fetchers) startAll(a *App, p *plan) (fresh remotes, ctx context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ctx == nil { // stopping
-		return nil, nil
-	}
 	if n := p.asked; n != nil {
 		n.tell.to.Store(a)
 		if f.ask != nil && f.ask.issuer == n.issuer {
@@ -163,6 +165,9 @@ func (f *fetchers) startAll(a *App, p *plan) (fresh remotes, ctx context.Context
 		known := false
 		for _, old := range f.now {
 			known = known || old.issuer == r.issuer && r.keys.Inherit(old.keys)
+		}
+		if f.ctx == nil {
+			continue // not running yet, or not any more
 		}
 		if !known {
 			fresh = append(fresh, r)
