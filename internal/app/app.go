@@ -22,6 +22,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/login"
 	"github.com/wsbouncer/wsbouncer/internal/relay"
+	"github.com/wsbouncer/wsbouncer/internal/secevent"
 	"github.com/wsbouncer/wsbouncer/internal/session"
 	"github.com/wsbouncer/wsbouncer/internal/store/sqlite"
 	"github.com/wsbouncer/wsbouncer/internal/telemetry"
@@ -65,6 +66,7 @@ type App struct {
 	peers   *httpx.Peers
 	cookies httpx.Cookies
 	events  audit.Sink
+	heard   *secevent.Receiver
 	cert    *certificate
 	clients authapi.Clients
 	files   *descriptors

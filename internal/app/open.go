@@ -19,6 +19,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/internal/relay"
+	"github.com/wsbouncer/wsbouncer/internal/secevent"
 	"github.com/wsbouncer/wsbouncer/internal/session"
 	"github.com/wsbouncer/wsbouncer/token"
 )
@@ -184,7 +185,10 @@ func (a *App) openHandlers(p *plan) (err error) {
 	if err != nil {
 		return err
 	}
+	a.heard = secevent.New()
+	a.heard.Set(p.logout, p.transmitters)
 	o := authapi.Options{
+		Events:  a.heard,
 		Bouncer: a.bouncer, Sessions: a.session, Accounts: a.account, Ring: a.ring, Tx: a.store.Tx, Route: a.gateway.Demand,
 		Origins: origins, Peers: a.peers, Cookies: a.cookies, PublicURL: c.PublicURL.URL, AuthPath: c.AuthPath,
 		Issuer: a.ownIssuer(), Ready: a.isReady, Log: a.log, Audit: a.events, Clients: &a.clients,

@@ -16,6 +16,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/internal/login"
+	"github.com/wsbouncer/wsbouncer/internal/secevent"
 	"github.com/wsbouncer/wsbouncer/token"
 )
 
@@ -27,6 +28,8 @@ type plan struct {
 	clients []authapi.Client
 	remotes remotes
 	asked   *asked // nil: nobody is asked about tokens
+	// logout and transmitters are who is believed when they say that something ended.
+	logout, transmitters []secevent.Source
 	// providers are where people log in besides here.
 	providers []login.Provider
 	routes    []gateway.Route
@@ -112,6 +115,7 @@ func newPlan(c *config.Config, known config.Problems) (*plan, config.Problems) {
 			ScopeClaim: t.ScopeClaim, Leeway: t.Leeway.D(), MaxLifetime: t.MaxLifetime.D(),
 		})
 	}
+	p.planEvents(c, known, wrong)
 	var numbers []int // of p.routes in the configuration
 	for i := range c.Routes {
 		if known.Touch(fmt.Sprintf("routes[%d]", i)) {

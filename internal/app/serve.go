@@ -262,6 +262,7 @@ func (a *App) reload() error {
 	if a.cert != nil {
 		a.cert.replace(p.cert)
 	}
+	a.heard.Set(p.logout, p.transmitters)
 	a.inForce(c, warnings)
 	taken = true
 	a.review()

@@ -2,8 +2,12 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
+	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -25,19 +29,28 @@ type teller struct{ to atomic.Pointer[App] }
 
 type remotes []*remote
 
-// add makes the fetcher of an issuer's keys. It fetches nothing yet.
+// add makes the fetcher of a trusted issuer's keys. It fetches nothing yet.
 func (rs *remotes) add(t *config.Trust) (token.KeySet, error) {
-	r := &remote{issuer: t.Issuer, from: t.Keys.URL, tell: new(teller)}
+	return rs.addFor(t.Issuer, t.Algorithms, &t.Keys, nil)
+}
+
+// addFor is add for any issuer. roots are whose its certificate must be; nil: the
+// system's.
+func (rs *remotes) addFor(issuer string, algorithms []string, k *config.TrustKeys, roots *x509.CertPool) (token.KeySet, error) {
+	r := &remote{issuer: issuer, from: k.URL, tell: new(teller)}
 	if r.from == "" {
 		r.from = "discovery"
 	}
-	var err error
-	r.keys, err = token.NewRemote(token.RemoteOptions{
-		Issuer: t.Issuer, URL: t.Keys.URL, Algorithms: t.Algorithms,
-		Refresh: t.Keys.Refresh.D(), RefetchMin: t.Keys.RefetchMin.D(), MaxStale: t.Keys.MaxStale.D(),
+	o := token.RemoteOptions{
+		Issuer: issuer, URL: k.URL, Algorithms: algorithms,
+		Refresh: k.Refresh.D(), RefetchMin: k.RefetchMin.D(), MaxStale: k.MaxStale.D(),
 		Observe: r.tell.fetched, Changed: r.tell.changed,
-	})
-	if err != nil {
+	}
+	if roots != nil {
+		o.Transport = &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true}
+	}
+	var err error
+	if r.keys, err = token.NewRemote(o); err != nil {
 		return nil, err
 	}
 	*rs = append(*rs, r)
@@ -189,10 +202,13 @@ func (f *fetchers) list() remotes {
 func (a *App) anyKeys() error {
 	rs := a.fetch.list()
 	c := a.current.Load()
-	if c.Issuer != nil || len(c.Trust) > len(rs) {
+	if c.Issuer != nil || slices.ContainsFunc(c.Trust, func(t config.Trust) bool { return !t.Keys.Discovery && t.Keys.URL == "" }) {
 		return nil
 	}
 	for _, r := range rs {
+		if !slices.ContainsFunc(c.Trust, func(t config.Trust) bool { return t.Issuer == r.issuer }) {
+			continue // of a party whose events are taken
+		}
 		if s := r.keys.Status(); !s.Fetched.IsZero() && !s.Stale {
 			return nil
 		}

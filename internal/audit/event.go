@@ -41,10 +41,10 @@ const (
 	// FactorFailed: the password was right, and the second factor was not.
 	FactorFailed Type = "factor_failed"
 	// RecoveryCodes were made anew; RecoveryUsed: one took the factor's place.
-	RecoveryCodes   Type = "recovery_codes_made"
-	RecoveryUsed    Type = "recovery_code_used"
-	KeyRotated      Type = "key_rotated"
-	KeyRevoked      Type = "key_revoked"
+	RecoveryCodes Type = "recovery_codes_made"
+	RecoveryUsed  Type = "recovery_code_used"
+	KeyRotated    Type = "key_rotated"
+	KeyRevoked    Type = "key_revoked"
 	// IdentityEvent: another party said that something has ended, and was believed.
 	// IdentityEventIdle: it was believed, and concerned nothing here.
 	IdentityEvent        Type = "identity_event"

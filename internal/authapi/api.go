@@ -16,6 +16,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/internal/login"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/internal/secevent"
 	"github.com/wsbouncer/wsbouncer/internal/session"
 	"github.com/wsbouncer/wsbouncer/token"
 )
@@ -36,6 +37,8 @@ type Options struct {
 	// FailuresPerIP and FailuresPerClient bound failed client authentication from
 	// an address, and of a client from an address; zero: the defaults of logins.
 	FailuresPerIP, FailuresPerClient limit.Rate
+	// Events believes what other parties say has ended; nil: nobody is believed.
+	Events *secevent.Receiver
 	// Audit keeps events; nil: nothing does.
 	Audit audit.Sink
 	// Accounts log in by password; nil: nobody does.
@@ -72,6 +75,8 @@ type API struct {
 	clients   *authenticator
 	logins    *limit.Keyed[netip.Prefix] // logins at providers that failed
 	refusals  *limit.Keyed[netip.Prefix] // that are kept as events
+	// statements of others that were refused, and those of them kept as events.
+	statements, keptEvents *limit.Keyed[netip.Prefix]
 }
 
 // maxChanging is how many calls of one address may be under way that change
@@ -103,6 +108,8 @@ func New(o Options) *API {
 	o.Audit = AuditFrom(o.Audit)
 	a := &API{o: o, base: strings.TrimRight(o.PublicURL.String(), "/"), changing: limit.NewCount[netip.Prefix](maxChanging)}
 	a.refusals = limit.NewKeyed[netip.Prefix](limit.Rate{PerSecond: 10.0 / 60, Burst: 10}, maxThrottled)
+	a.statements = limit.NewKeyed[netip.Prefix](refusedStatements, maxThrottled)
+	a.keptEvents = limit.NewKeyed[netip.Prefix](keptStatements, maxThrottled)
 	a.clients = a.newAuthenticator()
 	a.logins = limit.NewKeyed[netip.Prefix](o.FailuresPerIP, maxThrottled)
 	a.endpoints = a.table()
@@ -125,6 +132,12 @@ func (a *API) table() []endpoint {
 	}
 	if a.o.Ring != nil {
 		list = append(list, endpoint{path: jwksPath, methods: methods{http.MethodGet: a.jwks}})
+	}
+	if a.o.Events != nil {
+		list = append(list,
+			endpoint{path: auth + "/backchannel-logout", methods: methods{http.MethodPost: a.backchannelLogout}, oauth: true},
+			endpoint{path: auth + "/events", methods: methods{http.MethodPost: a.securityEvent}},
+		)
 	}
 	if a.o.Issuer == "" {
 		return list

@@ -87,12 +87,14 @@ func (a *API) callback(w http.ResponseWriter, r *http.Request) error {
 			Subject: subject, ClientID: clientID, Scopes: result.Scopes, Method: result.Type,
 			Proof:    session.Proof{Time: result.AuthTime, AMR: result.AMR, ACR: result.ACR},
 			Claims:   result.Claims,
-			External: session.External{Provider: result.Provider, Issuer: result.Issuer, Subject: result.Subject, Session: result.Session},
+			External: session.External{Provider: result.Provider, Issuer: result.Issuer, Subject: result.Subject, Session: result.Session, Email: result.Email, IssuedAt: result.IssuedAt},
 			IP:       who.ip, UserAgent: who.agent, Origin: who.origin, TTL: result.TTL,
 		})
 		return err
 	})
 	switch {
+	case errors.Is(err, session.ErrEndedElsewhere):
+		return a.loginFailed(w, r, &login.Failure{Problem: *loginEnded, Reason: "the provider ended the login meanwhile"}, true)
 	case errors.Is(err, session.ErrInactive):
 		return a.loginFailed(w, r, &login.Failure{Problem: *loginDisabled, Reason: "the identity is disabled"}, true)
 	case err != nil:
@@ -109,6 +111,11 @@ func (a *API) callback(w http.ResponseWriter, r *http.Request) error {
 		return a.loginProblem(w, r, "", errors.Join(err, endErr))
 	}
 	return seeOther(w, result.ReturnTo)
+}
+
+var loginEnded = &httpx.Problem{
+	Status: http.StatusForbidden, Code: "login_denied",
+	Detail: "The provider has ended that login. Log in again.",
 }
 
 var loginDisabled = &httpx.Problem{

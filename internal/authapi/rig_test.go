@@ -24,6 +24,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/audit"
 	"github.com/wsbouncer/wsbouncer/internal/authapi"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
+	"github.com/wsbouncer/wsbouncer/internal/secevent"
 	"github.com/wsbouncer/wsbouncer/internal/session"
 	"github.com/wsbouncer/wsbouncer/internal/store/sqlite"
 	"github.com/wsbouncer/wsbouncer/token"
@@ -162,6 +163,7 @@ func newRig(t *testing.T, s setup) *rig {
 		Route: func(path string) (wsbouncer.Demand, bool) { return s.demand, strings.HasPrefix(path, "/chat/") },
 	}
 	if !s.gateway {
+		o.Events = secevent.New()
 		o.Issuer = r.issuer
 	}
 	if s.api != nil {

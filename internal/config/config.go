@@ -28,6 +28,7 @@ type Config struct {
 	Login          Login    `yaml:"login"`
 	Clients        []Client `yaml:"clients"`
 	Trust          []Trust  `yaml:"trust"`
+	Events         Events   `yaml:"events"`
 	Routes         []Route  `yaml:"routes"`
 	Limits         Limits   `yaml:"limits"`
 	// File is where the configuration was read from, empty for none. Relative
@@ -107,6 +108,8 @@ type Trust struct {
 	ScopeClaim  string    `yaml:"scope_claim"`
 	Leeway      Duration  `yaml:"leeway"`
 	MaxLifetime Duration  `yaml:"max_lifetime"`
+	// Logout takes its logout tokens; nil: they are refused.
+	Logout *TrustLogout `yaml:"logout,omitempty"`
 }
 
 // TrustKeys says where an issuer's keys are. Exactly one place is set.

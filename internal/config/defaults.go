@@ -24,6 +24,13 @@ func New() *Config {
 	}
 }
 
+// NewTrust is an entry of trust of defaults alone.
+func NewTrust() Trust {
+	var t Trust
+	t.setDefaults()
+	return t
+}
+
 // NewRoute is a route of defaults alone. It lacks a path and an upstream.
 func NewRoute() Route {
 	var r Route

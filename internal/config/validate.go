@@ -56,6 +56,7 @@ func (c *Config) validate() (problems, warnings Problems) {
 	v.clients()
 	v.providers()
 	v.trust()
+	v.events()
 	for i := range c.Routes {
 		v.route(&c.Routes[i], fmt.Sprintf("routes[%d]", i))
 	}
@@ -314,6 +315,12 @@ func (v *validator) trust() {
 		}
 		if t.MaxLifetime < Duration(time.Second) || t.MaxLifetime > Duration(720*time.Hour) {
 			v.wrong(at+".max_lifetime", "is %s; from 1s to 720h", t.MaxLifetime)
+		}
+		if t.Logout != nil && t.Logout.Audience == "" {
+			v.wrong(at+".logout", "audience is missing: our client_id there, which its logout tokens name")
+		}
+		if t.Logout != nil && t.Keys.Introspection != nil {
+			v.wrong(at+".logout", "needs keys: a logout token is signed, and introspection says nothing of it")
 		}
 		if t.ScopeClaim == "" {
 			v.wrong(at+".scope_claim", "may not be empty")

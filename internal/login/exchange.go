@@ -93,6 +93,8 @@ func (s *Service) idToken(ctx context.Context, p *live, to *endpoints, t transac
 		SID      json.RawMessage `json:"sid"`
 		AMR      json.RawMessage `json:"amr"`
 		ACR      json.RawMessage `json:"acr"`
+		Email    json.RawMessage `json:"email"`
+		Verified json.RawMessage `json:"email_verified"`
 	}
 	if err := json.Unmarshal(document, &c); err != nil {
 		return bad("a claim of the wrong type")
@@ -111,7 +113,13 @@ func (s *Service) idToken(ctx context.Context, p *live, to *endpoints, t transac
 	case id.Subject == "" || len(id.Subject) > maxValue:
 		return bad("sub")
 	}
-	r := &Result{Issuer: p.Issuer, Subject: id.Subject}
+	r := &Result{Issuer: p.Issuer, Subject: id.Subject, IssuedAt: id.IssuedAt}
+	if string(c.Verified) == "true" {
+		_ = json.Unmarshal(c.Email, &r.Email)
+		if r.Email = strings.ToLower(r.Email); len(r.Email) > maxValue {
+			r.Email = ""
+		}
+	}
 	if c.AuthTime != nil {
 		if r.AuthTime = time.Unix(int64(*c.AuthTime), 0); r.AuthTime.After(now) {
 			r.AuthTime = now
@@ -162,6 +170,7 @@ func (s *Service) userinfo(ctx context.Context, p *live, got *oauth2.Token) (*Re
 	}
 	q.Header.Set("Authorization", "Bearer "+got.AccessToken)
 	q.Header.Set("Accept", "application/json")
+	asked := s.o.Now()
 	res, err := p.client.Do(q)
 	if err != nil {
 		return bad("unreachable", withoutURL(err))
@@ -185,7 +194,7 @@ func (s *Service) userinfo(ctx context.Context, p *live, got *oauth2.Token) (*Re
 	if !ok {
 		return bad(p.Subject+" is neither a string nor a whole number", nil)
 	}
-	return &Result{Issuer: p.namespace(), Subject: subject}, document, nil
+	return &Result{Issuer: p.namespace(), Subject: subject, IssuedAt: asked}, document, nil
 }
 
 // subjectOf is a subject that is a JSON string or a whole number.

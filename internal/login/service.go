@@ -177,6 +177,10 @@ type Result struct {
 	// Issuer and Subject are whose login it is there, and Session is sid there,
 	// or empty.
 	Issuer, Subject, Session string
+	// Email is the address that the provider says it has verified, in lower case.
+	Email string
+	// IssuedAt is when the provider vouched for the login.
+	IssuedAt time.Time
 	// Label is a name for people to read.
 	Label string
 	// AuthTime is when the provider says the user proved who it is; zero: it does
