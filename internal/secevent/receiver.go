@@ -47,7 +47,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 func refuse(code, detail string) *Error { return &Error{Code: code, Detail: detail} }
 
-// ErrTooMany: a party says more than it may for now.
+// ErrTooMany says that a party says more than it may for now.
 var ErrTooMany = errors.New("too many statements of one issuer")
 
 // A Source is a party that is believed.
@@ -94,10 +94,6 @@ func New() *Receiver {
 
 // Set replaces the sources: of logout tokens, and of Security Event Tokens.
 func (r *Receiver) Set(logout, events []Source) { r.sources.Store(&sources{logout, events}) }
-
-// TakesLogout and TakesEvents report whether there is a source at all.
-func (r *Receiver) TakesLogout() bool { return len(r.sources.Load().logout) > 0 }
-func (r *Receiver) TakesEvents() bool { return len(r.sources.Load().events) > 0 }
 
 // pick finds the source that raw claims to be of. Nothing in raw is verified.
 func pick(raw string, among []Source) (*Source, error) {
