@@ -134,15 +134,28 @@ export class WsBouncer extends EventTarget {
    * error's `challenge` and a code.
    */
   login(credentials: Credentials): Promise<Session> {
-    const key = JSON.stringify(credentials);
-    if (this.#login?.key === key) return this.#login.session; // a double click is one login
-    const login = { key, session: this.#begin(credentials).finally(() => (this.#login = undefined)) };
+    return this.#once(JSON.stringify(credentials), () => this.#begin("/login", credentials));
+  }
+
+  /** Logs in with a passkey of this server and nothing else. Call it when the user asks for it: the browser shows its own dialog. */
+  loginWithPasskey(): Promise<Session> {
+    return this.#once("passkey", async () => {
+      const { state, publicKey } = await this.#call<{ state: string; publicKey: PublicKeyCredentialRequestOptionsJSON }>("/webauthn/options", {});
+      const credential = await navigator.credentials.get({ publicKey: PublicKeyCredential.parseRequestOptionsFromJSON(publicKey) });
+      return this.#begin("/webauthn", { state, credential });
+    });
+  }
+
+  /** A double click is one login. */
+  #once(key: string, begin: () => Promise<Session>): Promise<Session> {
+    if (this.#login?.key === key) return this.#login.session;
+    const login = { key, session: begin().finally(() => (this.#login = undefined)) };
     this.#login = login;
     return login.session;
   }
 
-  async #begin(credentials: Credentials): Promise<Session> {
-    const { session_id } = await this.#call<{ session_id: string }>("/login", { ...credentials, cookie: true });
+  async #begin(path: string, proof: object): Promise<Session> {
+    const { session_id } = await this.#call<{ session_id: string }>(path, { ...proof, cookie: true });
     this.#tabs?.post({ type: "login", sessionId: session_id });
     try {
       return await this.#fetchSession();

@@ -12,6 +12,8 @@ export class WsBouncerError extends Error {
   /** With `factor_required`: what stands for the password that was given, and the kinds of factors to answer with. */
   challenge?: string;
   factors?: string[];
+  /** What to ask `navigator.credentials.get` for, where a passkey is one of them. */
+  publicKey?: PublicKeyCredentialRequestOptionsJSON;
 
   constructor(code: ErrorCode, message: string, status = 0, retryAfter = 0, options?: ErrorOptions) {
     super(message, options);

@@ -45,12 +45,12 @@ export function caller(base: string, fetcher: typeof fetch): Call {
     }
     if (response.ok) return answer as T;
     // RFC 9457 problem details; the token endpoint speaks RFC 6749 section 5.2.
-    const { challenge, factors } = answer ?? {};
+    const { challenge, factors, publicKey } = answer ?? {};
     throw Object.assign(new WsBouncerError(
       answer?.code ?? answer?.error ?? "unexpected",
       answer?.detail ?? answer?.error_description ?? `${path} was answered ${response.status}`,
       response.status,
       Number(response.headers.get("retry-after")) || 0,
-    ), challenge && { challenge, factors });
+    ), challenge && { challenge, factors, ...(publicKey && { publicKey }) });
   };
 }

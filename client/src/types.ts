@@ -21,7 +21,8 @@ export interface Options {
 export type Credentials =
   | { username: string; password: string }
   | { challenge: string; code: string }
-  | { challenge: string; recovery_code: string };
+  | { challenge: string; recovery_code: string }
+  | { challenge: string; credential: Credential };
 
 /** Who is logged in. */
 export interface Session {

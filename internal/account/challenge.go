@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-webauthn/webauthn/webauthn"
+
 	"github.com/wsbouncer/wsbouncer/internal/limit"
 )
 
@@ -23,6 +25,8 @@ type FactorRequiredError struct {
 	Challenge string
 	// Kinds are what the account can answer with.
 	Kinds []string
+	// PublicKey is what the browser is asked for where the account has passkeys.
+	PublicKey any
 }
 
 func (*FactorRequiredError) Error() string { return "a second factor is required" }
@@ -40,6 +44,7 @@ const (
 type challenge struct {
 	sum      [sha256.Size]byte // of its secret
 	account  Account
+	asked    *webauthn.SessionData // of a passkey; nil: there is none
 	expires  time.Time
 	attempts int
 }
@@ -59,7 +64,7 @@ const challengeSecret = 32 // bytes
 var challengeText = base64.RawURLEncoding.Strict()
 
 // add makes a challenge. Its text begins with the account's hash, by which it is found.
-func (c *challenges) add(a Account, now time.Time) string {
+func (c *challenges) add(a Account, asked *webauthn.SessionData, now time.Time) string {
 	raw := make([]byte, len(who{})+challengeSecret)
 	key := whoOf(a.Name)
 	copy(raw, key[:])
@@ -70,7 +75,7 @@ func (c *challenges) add(a Account, now time.Time) string {
 	if len(list) >= challengesPerAccount {
 		list = list[1:]
 	}
-	c.all.Put(key, append(list, &challenge{sum: sha256.Sum256(raw), account: a, expires: now.Add(challengeLife)}))
+	c.all.Put(key, append(list, &challenge{sum: sha256.Sum256(raw), account: a, asked: asked, expires: now.Add(challengeLife)}))
 	return challengeText.EncodeToString(raw)
 }
 
@@ -145,7 +150,12 @@ func (s *Service) challenge(ctx context.Context, a Account) (*FactorRequiredErro
 	if codes > 0 {
 		need.Kinds = append(need.Kinds, KindRecovery)
 	}
-	need.Challenge = s.challenges.add(a, s.o.Now())
+	var asked *webauthn.SessionData
+	if slices.Contains(need.Kinds, KindPasskey) && s.passkeys != nil {
+		// Where its key is lost or its passkeys cannot be read, another factor may still do.
+		need.PublicKey, asked, _ = s.ask(ctx, a.Name)
+	}
+	need.Challenge = s.challenges.add(a, asked, s.o.Now())
 	return need, nil
 }
 
@@ -160,7 +170,7 @@ func (s *Service) FinishLogin(ctx context.Context, text string, by FactorRespons
 		return ErrChallenge
 	}
 	err := s.throttled(ctx, ch.account.Name, addr, func(ctx context.Context) error {
-		amr, err := s.use(ctx, ch.account.Name, by)
+		amr, err := s.use(ctx, ch.account.Name, by, ch.asked)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-webauthn/webauthn/webauthn"
+
 	"github.com/wsbouncer/wsbouncer/internal/audit"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
 )
@@ -85,6 +87,10 @@ type FactorInfo struct {
 type FactorResponse struct {
 	Code         string
 	RecoveryCode string
+	// Passkey is a browser's answer, as JSON, and State, in a session, that of the
+	// ceremony it answers.
+	Passkey []byte
+	State   string
 }
 
 // Factors are the confirmed factors of an account, and how many recovery codes
@@ -255,8 +261,12 @@ func (s *Service) ResetFactors(ctx context.Context, name, actor string) error {
 // 8176) that it stands for besides the password. What else has to hold goes into
 // also, in the same transaction. It fails with ErrFactorFailed or *ThrottledError.
 func (s *Service) VerifyFactor(ctx context.Context, name string, by FactorResponse, addr netip.Addr, also ...func(context.Context) error) (amr []string, err error) {
+	asked, err := s.sessionOf(name, by)
+	if err != nil {
+		return nil, err
+	}
 	err = s.throttled(ctx, name, addr, func(ctx context.Context) error {
-		amr, err = s.use(ctx, name, by)
+		amr, err = s.use(ctx, name, by, asked)
 		for _, fn := range also {
 			if err == nil {
 				err = fn(ctx)
@@ -267,7 +277,11 @@ func (s *Service) VerifyFactor(ctx context.Context, name string, by FactorRespon
 	return amr, err
 }
 
-func (s *Service) use(ctx context.Context, name string, by FactorResponse) (amr []string, err error) {
+// use takes a proof; asked is what a passkey was asked for, nil for nothing.
+func (s *Service) use(ctx context.Context, name string, by FactorResponse, asked *webauthn.SessionData) (amr []string, err error) {
+	if by.Passkey != nil {
+		return s.usePasskey(ctx, name, asked, by.Passkey)
+	}
 	if by.RecoveryCode != "" {
 		err := s.o.Store.TakeRecoveryCode(ctx, name, codeHash(name, by.RecoveryCode))
 		if errors.Is(err, ErrNotFound) {
@@ -325,7 +339,11 @@ func (s *Service) throttled(ctx context.Context, name string, addr netip.Addr, f
 		return nil
 	case errors.Is(err, ErrFactorFailed):
 		attempt.failed()
-		return errors.Join(err, s.failed(ctx, audit.FactorFailed, name, addr))
+		why := audit.FactorFailed
+		if errors.Is(err, errCloned) {
+			why = audit.PasskeyCloned
+		}
+		return errors.Join(err, s.failed(ctx, why, name, addr))
 	}
 	attempt.refund()
 	return err

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"sync"
 	"time"
+
+	"github.com/go-webauthn/webauthn/webauthn"
 
 	"github.com/wsbouncer/wsbouncer/internal/audit"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
@@ -87,6 +90,8 @@ type Store interface {
 
 	// Factors are those of an account, oldest first.
 	Factors(ctx context.Context, account string) ([]Factor, error)
+	// Factor finds one by its id.
+	Factor(ctx context.Context, id string) (Factor, error)
 	InsertFactor(ctx context.Context, f Factor) error
 	// UpdateFactor writes Sealed, Confirmed, Counter and Used.
 	UpdateFactor(ctx context.Context, f Factor) error
@@ -118,6 +123,8 @@ type Options struct {
 	// account can get one. FactorIssuer is the name that authenticator apps show.
 	FactorKey    []byte
 	FactorIssuer string
+	// Passkeys says where passkeys are good; nil: nowhere.
+	Passkeys *Passkeys
 	// Audit keeps events; nil: nothing does.
 	Audit audit.Sink
 	// Now is the clock; nil: time.Now.
@@ -134,6 +141,10 @@ type Service struct {
 	// codes is the throttle of second factors, challenges the logins that wait for one.
 	codes      *throttle
 	challenges *challenges
+
+	passkeys  *webauthn.WebAuthn // nil: there are none
+	finishing sync.Mutex
+	finished  *limit.Cache[string, struct{}] // ceremonies, by their challenge
 }
 
 // reported bounds the audit rows about refused attempts: they cost an attacker
@@ -163,6 +174,9 @@ func New(o Options) *Service {
 
 		codes:      newThrottle(o.PerAccount, o.PerIP, factorSpread),
 		challenges: newChallenges(),
+
+		passkeys: openPasskeys(o.Passkeys, o.FactorIssuer),
+		finished: limit.NewCache[string, struct{}](maxKnown),
 	}
 }
 

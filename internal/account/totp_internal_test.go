@@ -44,7 +44,7 @@ func TestChallengesAreBounded(t *testing.T) {
 	c, now := newChallenges(), time.Unix(1e9, 0)
 	var texts []string
 	for range challengesPerAccount + 1 {
-		texts = append(texts, c.add(Account{Name: "ann"}, now))
+		texts = append(texts, c.add(Account{Name: "ann"}, nil, now))
 	}
 	if _, _, ok := c.find(texts[0], now); ok {
 		t.Error("the oldest of too many is still there")
@@ -67,7 +67,7 @@ func TestChallengesAreBounded(t *testing.T) {
 
 func FuzzChallenge(f *testing.F) {
 	c, now := newChallenges(), time.Unix(1e9, 0)
-	f.Add(c.add(Account{Name: "ann"}, now)[1:])
+	f.Add(c.add(Account{Name: "ann"}, nil, now)[1:])
 	f.Add("")
 	f.Fuzz(func(t *testing.T, text string) {
 		if _, _, ok := c.find(text, now); ok {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"path"
 	"runtime"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/adminapi"
 	"github.com/wsbouncer/wsbouncer/internal/audit"
 	"github.com/wsbouncer/wsbouncer/internal/authapi"
+	"github.com/wsbouncer/wsbouncer/internal/config"
 	"github.com/wsbouncer/wsbouncer/internal/gateway"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
@@ -92,8 +95,31 @@ func (a *App) openAccounts(p *plan) (*account.Service, error) {
 		Store: a.store, Audit: a.events, MinLength: c.Login.Password.MinLength, Blocklist: p.blocklist,
 		Words:      []string{"wsbouncer", c.PublicURL.Hostname()},
 		PerAccount: limit.Rate(c.Limits.Logins.PerAccount), PerIP: limit.Rate(c.Limits.Logins.PerIP),
-		FactorKey: key, FactorIssuer: c.PublicURL.Hostname(),
+		FactorKey: key, FactorIssuer: c.PublicURL.Hostname(), Passkeys: passkeys(c),
 	}), nil
+}
+
+// passkeys are good on the public URL's host, and on pages below it that may
+// connect. An address can have none; that of this machine is localhost.
+func passkeys(c *config.Config) *account.Passkeys {
+	id := c.PublicURL.Hostname()
+	if ip, err := netip.ParseAddr(id); err == nil {
+		if !ip.IsLoopback() {
+			return nil
+		}
+		id = "localhost"
+	}
+	p := &account.Passkeys{ID: id}
+	for _, o := range c.OriginList() {
+		u, err := url.Parse(o)
+		if err == nil && (u.Hostname() == id || strings.HasSuffix(u.Hostname(), "."+id)) {
+			p.Origins = append(p.Origins, o)
+		}
+	}
+	if len(p.Origins) == 0 {
+		return nil
+	}
+	return p
 }
 
 // ownIssuer is our issuer's name, or "" without one.

@@ -40,6 +40,8 @@ const (
 	FactorRemoved   Type = "factor_removed"
 	// FactorFailed: the password was right, and the second factor was not.
 	FactorFailed Type = "factor_failed"
+	// PasskeyCloned: its counter went back, so that it may be in two places.
+	PasskeyCloned Type = "passkey_cloned"
 	// RecoveryCodes were made anew; RecoveryUsed: one took the factor's place.
 	RecoveryCodes Type = "recovery_codes_made"
 	RecoveryUsed  Type = "recovery_code_used"

@@ -168,6 +168,11 @@ func (a *API) table() []endpoint {
 			endpoint{path: auth + "/factors/totp/confirm", methods: methods{http.MethodPost: a.confirmTOTP}},
 			endpoint{path: auth + "/factors/recovery-codes", methods: methods{http.MethodPost: a.newRecoveryCodes}},
 			endpoint{path: auth + "/factors/verify", methods: methods{http.MethodPost: a.verifyFactor}},
+			endpoint{path: auth + "/factors/verify/options", methods: methods{http.MethodPost: a.beginStepUp}},
+			endpoint{path: auth + "/factors/webauthn", methods: methods{http.MethodPost: a.addPasskey}},
+			endpoint{path: auth + "/factors/webauthn/options", methods: methods{http.MethodPost: a.beginPasskey}},
+			endpoint{path: auth + "/webauthn", methods: methods{http.MethodPost: a.passkeyLogin}},
+			endpoint{path: auth + "/webauthn/options", methods: methods{http.MethodPost: a.beginPasskeyLogin}},
 		)
 	}
 	return list

@@ -1,6 +1,7 @@
 package authapi
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"time"
@@ -26,6 +27,7 @@ var (
 		Status: http.StatusUnauthorized, Code: "challenge_invalid",
 		Detail: "The challenge is unknown, used or too old. Log in with the password again.",
 	}
+	noFactors    = reason.Forbidden.Because("This server keeps no such factor: passkeys need a page on the host of public_url, and a name there.")
 	factorExists = &httpx.Problem{
 		Status: http.StatusConflict, Code: "factor_exists",
 		Detail: "The account has such a factor already, or as many as it can have. Remove one first.",
@@ -33,11 +35,106 @@ var (
 )
 
 // factorResponse is the one proof of a second factor in a body.
-func factorResponse(code, recovery string) (account.FactorResponse, error) {
-	if (code == "") == (recovery == "") {
-		return account.FactorResponse{}, invalidRequest("code is needed, or recovery_code.")
+func factorResponse(code, recovery string, passkey json.RawMessage) (account.FactorResponse, error) {
+	given := 0
+	for _, there := range []bool{code != "", recovery != "", passkey != nil} {
+		if there {
+			given++
+		}
 	}
-	return account.FactorResponse{Code: code, RecoveryCode: recovery}, nil
+	if given != 1 {
+		return account.FactorResponse{}, invalidRequest("One of code, recovery_code and credential is needed.")
+	}
+	return account.FactorResponse{Code: code, RecoveryCode: recovery, Passkey: passkey}, nil
+}
+
+// beginPasskey is POST AuthPath/factors/webauthn/options.
+func (a *API) beginPasskey(w http.ResponseWriter, r *http.Request) error {
+	c, err := a.owner(r)
+	if err != nil {
+		return err
+	}
+	if err := readNothing(w, r, c); err != nil {
+		return err
+	}
+	ceremony, err := a.o.Accounts.BeginPasskey(r.Context(), c.Subject)
+	return writeCeremony(w, ceremony, err)
+}
+
+// beginStepUp is POST AuthPath/factors/verify/options.
+func (a *API) beginStepUp(w http.ResponseWriter, r *http.Request) error {
+	c, err := a.member(r)
+	if err != nil {
+		return err
+	}
+	if err := readNothing(w, r, c); err != nil {
+		return err
+	}
+	ceremony, err := a.o.Accounts.BeginStepUp(r.Context(), c.Subject)
+	return writeCeremony(w, ceremony, err)
+}
+
+// beginPasskeyLogin is POST AuthPath/webauthn/options.
+func (a *API) beginPasskeyLogin(w http.ResponseWriter, r *http.Request) error {
+	if err := readOptionalJSON(w, r, &struct{}{}); err != nil {
+		return err
+	}
+	ceremony, err := a.o.Accounts.BeginPasskeyLogin()
+	return writeCeremony(w, ceremony, err)
+}
+
+func writeCeremony(w http.ResponseWriter, c account.Ceremony, err error) error {
+	if err != nil {
+		return factorProblem(err)
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	return httpx.WriteJSON(w, http.StatusOK, c)
+}
+
+// passkeyInput is a browser's answer to a ceremony.
+type passkeyInput struct {
+	State      string          `json:"state"`
+	Credential json.RawMessage `json:"credential"`
+	Cookie     bool            `json:"cookie"`
+}
+
+func readPasskey(w http.ResponseWriter, r *http.Request) (in passkeyInput, err error) {
+	if err = readJSON(w, r, &in); err == nil && (in.State == "" || in.Credential == nil) {
+		err = invalidRequest("state and credential are needed.")
+	}
+	return in, err
+}
+
+// addPasskey is POST AuthPath/factors/webauthn.
+func (a *API) addPasskey(w http.ResponseWriter, r *http.Request) error {
+	c, err := a.owner(r)
+	if err != nil {
+		return err
+	}
+	in, err := readPasskey(w, r)
+	if err != nil {
+		return err
+	}
+	id, codes, err := a.o.Accounts.AddPasskey(r.Context(), c.Subject, in.State, in.Credential)
+	if err != nil {
+		return factorProblem(err)
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	return httpx.WriteJSON(w, http.StatusOK, struct {
+		ID    string   `json:"id"`
+		Codes []string `json:"recovery_codes,omitempty"`
+	}{id, codes})
+}
+
+// passkeyLogin is POST AuthPath/webauthn: a login without a password.
+func (a *API) passkeyLogin(w http.ResponseWriter, r *http.Request) error {
+	in, err := readPasskey(w, r)
+	if err != nil {
+		return err
+	}
+	return a.begin(w, r, in.Cookie, methodPasskey, func(begin beginFunc) error {
+		return a.o.Accounts.PasskeyLogin(r.Context(), in.State, in.Credential, from(r.Context()).ip, begin)
+	})
 }
 
 // readNothing reads a body without members. With a cookie it must be there: a
@@ -75,8 +172,6 @@ func factorProblem(err error) error {
 		return factorExists
 	case errors.Is(err, account.ErrFactorFailed):
 		return factorFailedHere
-	case errors.Is(err, account.ErrNoFactors):
-		return reason.Forbidden.Because("This server keeps no second factors.")
 	}
 	return accountProblem(err)
 }
@@ -195,18 +290,21 @@ func (a *API) verifyFactor(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var in struct {
-		Code         string   `json:"code"`
-		RecoveryCode string   `json:"recovery_code"`
-		RefreshToken string   `json:"refresh_token"`
-		Connection   []string `json:"connection"`
+		Code         string          `json:"code"`
+		RecoveryCode string          `json:"recovery_code"`
+		State        string          `json:"state"`
+		Credential   json.RawMessage `json:"credential"`
+		RefreshToken string          `json:"refresh_token"`
+		Connection   []string        `json:"connection"`
 	}
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
-	by, err := factorResponse(in.Code, in.RecoveryCode)
+	by, err := factorResponse(in.Code, in.RecoveryCode, in.Credential)
 	if err != nil {
 		return err
 	}
+	by.State = in.State
 	if err := checkIDs(in.Connection); err != nil {
 		return err
 	}

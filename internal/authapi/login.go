@@ -2,6 +2,7 @@ package authapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -20,7 +21,10 @@ import (
 // access token names one). It is public: it has no secret.
 const clientID = "wsbouncer"
 
-const methodPassword = "password"
+const (
+	methodPassword = "password"
+	methodPasskey  = "passkey"
+)
 
 var (
 	loginFailed = &httpx.Problem{
@@ -79,45 +83,57 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 		Challenge    *string `json:"challenge"`
 		Code         string  `json:"code"`
 		RecoveryCode string  `json:"recovery_code"`
-		Cookie       bool    `json:"cookie"`
+		// Credential is a passkey's answer.
+		Credential json.RawMessage `json:"credential"`
+		Cookie     bool            `json:"cookie"`
 	}
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
 	second := in.Challenge != nil
-	by, err := factorResponse(in.Code, in.RecoveryCode)
+	by, err := factorResponse(in.Code, in.RecoveryCode, in.Credential)
 	switch {
-	case second && (in.Username != nil || in.Password != nil), !second && (in.Username == nil || in.Password == nil || in.Code+in.RecoveryCode != ""):
-		return invalidRequest("username and password are needed, or challenge and code (or recovery_code).")
+	case second && (in.Username != nil || in.Password != nil), !second && (in.Username == nil || in.Password == nil || in.Code+in.RecoveryCode != "" || in.Credential != nil):
+		return invalidRequest("username and password are needed, or challenge and one of code, recovery_code and credential.")
 	case second && err != nil:
 		return err
 	}
-	if in.Cookie {
+	return a.begin(w, r, in.Cookie, methodPassword, func(begin beginFunc) error {
+		ctx := r.Context()
+		if second {
+			return a.o.Accounts.FinishLogin(ctx, *in.Challenge, by, from(ctx).ip, begin)
+		}
+		return a.passwordLogin(ctx, *in.Username, *in.Password, begin)
+	})
+}
+
+// beginFunc begins the session of a login, in the login's transaction.
+type beginFunc = func(ctx context.Context, a account.Account, amr []string) error
+
+// begin is every login of an account: prove is given what begins the session once
+// it is proved whose it is.
+func (a *API) begin(w http.ResponseWriter, r *http.Request, cookie bool, method string, prove func(beginFunc) error) error {
+	if cookie {
 		if err := a.guardCookies(r); err != nil {
 			return err
 		}
 	}
 	ctx, who := r.Context(), from(r.Context())
 	var g session.Grant
-	begin := func(ctx context.Context, acct account.Account, amr []string) (err error) {
+	err := prove(func(ctx context.Context, acct account.Account, amr []string) (err error) {
 		g, err = a.o.Sessions.Begin(ctx, session.Start{
-			Subject: acct.Subject, ClientID: clientID, Method: methodPassword, Proof: session.Proof{AMR: amr},
+			Subject: acct.Subject, ClientID: clientID, Method: method, Proof: session.Proof{AMR: amr},
 			IP: who.ip, UserAgent: who.agent, Origin: who.origin,
 		})
 		return err
-	}
-	if second {
-		err = a.o.Accounts.FinishLogin(ctx, *in.Challenge, by, who.ip, begin)
-	} else {
-		err = a.passwordLogin(ctx, *in.Username, *in.Password, begin)
-	}
+	})
 	if err != nil {
 		return accountProblem(err)
 	}
-	if in.Cookie {
+	if cookie {
 		a.endReplaced(r)
 	}
-	if err := a.answer(w, g, in.Cookie, nil); err != nil {
+	if err := a.answer(w, g, cookie, nil); err != nil {
 		// Nobody holds its tokens.
 		_, endErr := a.o.Sessions.End(ctx, g.SessionID, wsbouncer.LoggedOut, g.Subject)
 		return errors.Join(err, endErr)
@@ -126,7 +142,7 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 }
 
 // passwordLogin is a login with nothing but a password.
-func (a *API) passwordLogin(ctx context.Context, name, password string, begin func(context.Context, account.Account, []string) error) error {
+func (a *API) passwordLogin(ctx context.Context, name, password string, begin beginFunc) error {
 	acct, err := a.o.Accounts.Authenticate(ctx, name, password, from(ctx).ip)
 	if err != nil {
 		return err
@@ -158,15 +174,21 @@ func accountProblem(err error) error {
 	var factor *account.FactorRequiredError
 	switch {
 	case errors.As(err, &factor):
-		return &httpx.Problem{
+		p := &httpx.Problem{
 			Status: http.StatusUnauthorized, Code: "factor_required",
 			Detail:  "The password is right. Send the challenge with a code of the second factor.",
 			Members: map[string]any{"challenge": factor.Challenge, "factors": factor.Kinds},
 		}
+		if factor.PublicKey != nil {
+			p.Members["publicKey"] = factor.PublicKey
+		}
+		return p
 	case errors.Is(err, account.ErrChallenge):
 		return challengeInvalid
 	case errors.Is(err, account.ErrFactorFailed):
 		return factorFailed
+	case errors.Is(err, account.ErrNoFactors):
+		return noFactors
 	case errors.As(err, &throttled):
 		return &httpx.Problem{
 			Status: http.StatusTooManyRequests, Code: "login_throttled",

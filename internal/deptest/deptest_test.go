@@ -51,7 +51,7 @@ var rules = []rule{
 	{of: []string{"internal/front"}, ours: []string{"internal/relay"}, reason: "the front reads heads and knows no tokens"},
 	{of: []string{"internal/gateway"}, ours: []string{".", "token", ground, "internal/relay"},
 		reason: "the gateway is the library's first ordinary customer"},
-	{of: []string{"internal/account"}, ours: []string{".", "token", ground}, theirs: []string{"golang.org/x/crypto", "golang.org/x/text", "github.com/ccojocar/zxcvbn-go"},
+	{of: []string{"internal/account"}, ours: []string{".", "token", ground}, theirs: []string{"golang.org/x/crypto", "golang.org/x/text", "github.com/ccojocar/zxcvbn-go", "github.com/go-webauthn/webauthn"},
 		reason: "rooms are siblings and do not know each other"},
 	{of: []string{"internal/session"}, ours: []string{".", "token", ground}, theirs: []string{"golang.org/x/crypto"},
 		reason: "rooms are siblings and do not know each other"},

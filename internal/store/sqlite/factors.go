@@ -18,6 +18,11 @@ func (s *Store) Factors(ctx context.Context, name string) ([]account.Factor, err
 	return many(ctx, s, readFactor, `SELECT `+factorColumns+` FROM factors WHERE account = ? ORDER BY created, id`, name)
 }
 
+// Factor implements account.Store.
+func (s *Store) Factor(ctx context.Context, id string) (account.Factor, error) {
+	return one(ctx, s, account.ErrNotFound, readFactor, `SELECT `+factorColumns+` FROM factors WHERE id = ?`, id)
+}
+
 // InsertFactor implements account.Store.
 func (s *Store) InsertFactor(ctx context.Context, f account.Factor) error {
 	_, err := s.exec(ctx, `INSERT INTO factors (`+factorColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,

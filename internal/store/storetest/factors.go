@@ -38,6 +38,11 @@ func factors(t *testing.T, s Store) {
 	if d := cmp.Diff([]account.Factor{f, g}, get(s.Factors(ctx, "ann"))(t)); d != "" {
 		t.Error(d)
 	}
+	if d := cmp.Diff(f, get(s.Factor(ctx, "f1"))(t)); d != "" {
+		t.Error(d)
+	}
+	_, err := s.Factor(ctx, "f9")
+	missing("Factor", err)
 	f.Account = "bob"
 	missing("UpdateFactor of another", s.UpdateFactor(ctx, f))
 	missing("DeleteFactor of another", s.DeleteFactor(ctx, "bob", "f1"))
