@@ -665,3 +665,36 @@ func TestSES12RevocationEndpoint(t *testing.T) {
 	byUser.closes(3000, "logged_out")
 	s.waitLog(`"event":"revocation"`, `"actor":"client:backend"`)
 }
+
+// What was exchanged for an opaque token lives as long as that one is active.
+func TestOAUTokenExchangeOfAnOpaqueToken(t *testing.T) {
+	t.Parallel()
+	i := newIntrospector(t)
+	var backend machine
+	s := start(t, newUpstream(t, nil), `
+issuer: {}
+clients: [{id: backend, secret_file: backend.txt, scopes: [chat], grants: [token_exchange]}]
+routes: [{path: /chat, upstream: "ws://UPSTREAM", scopes: [chat]}]
+`+i.trust(", cache: 1s")+generous(), func(s *server) {
+		s.file("introspection.secret", secret(t, introspectionSecret)+"\n")
+		backend = s.newMachine("backend", false)
+	})
+	raw := secret(t, "opaque-token-to-exchange")
+	s.want(s.exchange(backend, raw), 400, "invalid_request") // not active
+	raw = secret(t, "opaque-token-without-an-answer")
+	i.set(raw, "500")
+	s.want(s.exchange(backend, raw), 503, "not_ready")
+	raw = secret(t, "opaque-token-that-is-good")
+	i.set(raw, activeAnswer())
+	got := s.want(s.exchange(backend, raw), 200, "").str("access_token")
+	if sub := fmt.Sprint(claimsOf(t, got)["sub"]); !strings.HasPrefix(sub, "foreign:") {
+		t.Errorf("sub %s", sub)
+	}
+	c := s.connect("/chat", bearer(got)).alive()
+	n := i.count(raw)
+	eventually(t, "it to be asked about again", func() bool { return i.count(raw) > n })
+	c.alive()
+	i.set(raw, `{"active":false}`)
+	c.closes(3000, "token_revoked")
+	s.refused(401, "token_revoked", "/chat", bearer(got))
+}
