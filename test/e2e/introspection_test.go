@@ -181,3 +181,46 @@ func TestSES13JunkIsBounded(t *testing.T) {
 		t.Error("nothing was limited")
 	}
 }
+
+// Another server of ours is the issuer that is asked: an endpoint that knows
+// nothing of this test. What was exchanged for its tokens ends with them.
+func TestSES13AtARealEndpoint(t *testing.T) {
+	t.Parallel()
+	up := newUpstream(t, nil)
+	var clerk machine
+	a := start(t, up, `
+issuer: {access_ttl: 10m, audience: chat}
+clients:
+  - {id: clerk, secret_file: clerk.txt, grants: [], introspect: true}
+`+generous()+chatRoute, func(s *server) { clerk = s.newMachine("clerk", false) })
+	var backend machine
+	b := start(t, up, fmt.Sprintf(`
+issuer: {}
+clients:
+  - {id: backend, secret_file: backend.txt, scopes: [chat], grants: [token_exchange]}
+trust:
+  - {issuer: %q, audience: chat, leeway: 0s, keys: {introspection: {url: %q, client_id: clerk, client_secret_file: clerk.txt, cache: 2s}}}
+`, a.url, a.url+"/auth/introspect")+generous()+chatRoute, func(s *server) {
+		backend = s.newMachine("backend", false)
+		s.file("clerk.txt", clerk.secret)
+	})
+	a.addUser("ann", "chat")
+	session := a.login("ann")
+	token := secret(t, session.str("access_token"))
+	direct := b.connect("/chat", bearer(token)).alive()
+	exchanged := secret(t, b.want(b.exchange(backend, token), 200, "").str("access_token"))
+	other := b.connect("/chat", bearer(exchanged)).alive()
+	if p := b.adminCall("GET", "/v1/connections?issuer="+a.url, nil); len(p.json["items"].([]any)) != 1 {
+		t.Errorf("%s", p.body)
+	}
+	// A foreign key under its name is no token there, and so not here.
+	b.refused(401, "token_revoked", "/chat", bearer(newIssuer(t, a.url).token()))
+
+	a.cli("revoke", "subject", "ann")
+	begin := time.Now()
+	direct.closes(3000, "token_revoked")
+	other.closes(3000, "token_revoked")
+	t.Logf("both ended %s after the revocation there; cache 2s", time.Since(begin).Round(time.Millisecond))
+	b.refused(401, "token_revoked", "/chat", bearer(token))
+	b.refused(401, "token_revoked", "/chat", bearer(exchanged))
+}
