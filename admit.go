@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 	"unique"
@@ -107,7 +108,7 @@ func (b *Bouncer) identify(r *http.Request, a *Admission, c *carried) (*token.To
 			return nil, reason.OriginDenied
 		}
 	}
-	t, err := b.verify(r.Context(), value)
+	t, err := b.verify(callerIs(r.Context(), a.IP), value)
 	if err != nil {
 		return nil, err
 	}
@@ -147,6 +148,11 @@ func (b *Bouncer) Verify(ctx context.Context, raw string) (*token.Token, error) 
 		return nil, reason.TokenTooLarge
 	}
 	return b.verify(ctx, raw)
+}
+
+// callerIs tells the verifier whose token it is asked about.
+func callerIs(ctx context.Context, ip netip.Addr) context.Context {
+	return token.WithCaller(ctx, limit.IPKey(ip))
 }
 
 func (c *core) verify(ctx context.Context, raw string) (*token.Token, error) {
@@ -258,7 +264,7 @@ func (b *Bouncer) AdmitToken(ctx context.Context, a *Admission, raw string) erro
 	if len(raw) > b.Limits(a.demand).TokenBytes {
 		return reason.TokenTooLarge
 	}
-	t, err := b.verify(ctx, raw)
+	t, err := b.verify(callerIs(ctx, a.IP), raw)
 	if err != nil {
 		return err
 	}

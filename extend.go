@@ -54,7 +54,7 @@ func (l *Live) Refresh(ctx context.Context, raw string) (time.Time, error) {
 	if len(raw) > l.core.limits.TokenBytes {
 		return time.Time{}, reason.TokenTooLarge
 	}
-	t, err := l.core.verify(ctx, raw)
+	t, err := l.core.verify(callerIs(ctx, l.ip), raw)
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -30,6 +30,7 @@ const (
 	maxRefusedFor        = 5 * time.Second // a refusal is remembered for Cache, and no longer
 	unavailableFor       = time.Second     // of one token
 	maxAsking            = 32              // for handshakes
+	maxAskingOne         = 8               // for one caller
 	maxAskingAgain       = 16              // for connections that live
 	introspectedIDPrefix = "introspected-"
 )
@@ -66,6 +67,7 @@ type Introspection struct {
 	refused *limit.Cache[string, *notGood]
 
 	slots, again chan struct{} // questions under way
+	callers      turns
 
 	mu      sync.Mutex
 	flights map[question]*flight
@@ -201,7 +203,7 @@ func (n *Introspection) ask(ctx, base context.Context, q question, raw string, s
 	}
 	if len(n.flights) >= maxWaiting {
 		n.mu.Unlock()
-		return nil, unavailable(errors.New("too many tokens are being asked about"))
+		return nil, errBusy
 	}
 	f := &flight{done: make(chan struct{}), err: unavailable(errors.New("the question was broken off"))}
 	n.flights[q] = f
@@ -214,11 +216,17 @@ func (n *Introspection) ask(ctx, base context.Context, q question, raw string, s
 	}()
 	within, cancel := context.WithTimeout(base, n.o.Timeout)
 	defer cancel()
+	done, ok := n.callers.take(within, callerOf(ctx))
+	if !ok {
+		f.err = errBusy
+		return nil, f.err
+	}
+	defer done()
 	select {
 	case slots <- struct{}{}:
 		defer func() { <-slots }()
 	case <-within.Done():
-		f.err = unavailable(errors.New("too many tokens are being asked about"))
+		f.err = errBusy
 		return nil, f.err
 	}
 	asked := time.Now()
@@ -232,6 +240,8 @@ func (n *Introspection) ask(ctx, base context.Context, q question, raw string, s
 	n.remember(q, raw, f, asked)
 	return f.token, f.err
 }
+
+var errBusy = unavailable(errors.New("too many tokens are being asked about"))
 
 // count notes whether there was an answer, whatever it said.
 func (n *Introspection) count(err error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -340,4 +341,32 @@ func TestJWK07OpaqueTokensAndJWTsOfOtherIssuers(t *testing.T) {
 			t.Errorf("%+v was taken", o)
 		}
 	}
+}
+
+// One caller's junk does not keep the others waiting.
+func TestSES13NobodyTakesAllQuestions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, v, _ := newEndpoint(t)
+		good := active("")
+		e.answer = func(raw string) string {
+			if strings.HasPrefix(raw, "junk") {
+				return "hang"
+			}
+			return good
+		}
+		junk := token.WithCaller(t.Context(), netip.MustParsePrefix("192.0.2.1/32"))
+		var all sync.WaitGroup
+		for i := range 500 {
+			all.Go(func() { _, _ = v.Verify(junk, fmt.Sprint("junk-", i)) })
+		}
+		synctest.Wait()
+		if n := e.total(); n != 8 {
+			t.Errorf("%d questions of one caller at once, want 8", n)
+		}
+		begin := time.Now()
+		if _, err := v.Verify(token.WithCaller(t.Context(), netip.MustParsePrefix("192.0.2.2/32")), "good"); err != nil || time.Since(begin) > 0 {
+			t.Errorf("%v after %s", err, time.Since(begin))
+		}
+		all.Wait()
+	})
 }

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/wsbouncer/wsbouncer/internal/audit"
+	"github.com/wsbouncer/wsbouncer/internal/limit"
+	"github.com/wsbouncer/wsbouncer/token"
 )
 
 // request is where a request came from, carried in its context so that events
@@ -18,8 +20,10 @@ type request struct {
 type requestKey struct{}
 
 func (a *API) withRequest(r *http.Request) context.Context {
-	return context.WithValue(r.Context(), requestKey{}, request{
-		ip: a.o.Peers.Addr(r), origin: audit.Cut(r.Header.Get("Origin"), maxOrigin), agent: audit.Cut(r.UserAgent(), maxAgent),
+	ip := a.o.Peers.Addr(r)
+	ctx := token.WithCaller(r.Context(), limit.IPKey(ip))
+	return context.WithValue(ctx, requestKey{}, request{
+		ip: ip, origin: audit.Cut(r.Header.Get("Origin"), maxOrigin), agent: audit.Cut(r.UserAgent(), maxAgent),
 	})
 }
 
