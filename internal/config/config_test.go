@@ -65,6 +65,7 @@ func TestCFG01BadConfigurations(t *testing.T) {
 		"provider that rules some": {"login: {providers: [{name: a, issuer: 'https://a', client_id: c, client_secret_file: /dev/null, allow: 'true', scopes_for: [{when: 'true', scopes: ['wsbouncer:admin']}]}]}\n" + minimal, "for accounts of this server alone"},
 		"registered claim":         {"login: {providers: [{name: a, issuer: 'https://a', client_id: c, client_secret_file: /dev/null, allow: 'true', token_claims: {SUB: claims.x}}]}\n" + minimal, "is a registered claim"},
 		"oauth2 without addresses": {"login: {providers: [{name: a, type: oauth2, client_id: c, client_secret_file: /dev/null, allow: 'true'}]}\n" + minimal, "userinfo_url is missing"},
+		"claim in two cases":       {"login: {providers: [{name: a, issuer: 'https://a', client_id: c, client_secret_file: /dev/null, allow: 'true', token_claims: {x: claims.x, X: claims.y}}]}\n" + minimal, "in another case"},
 		"claim set twice":          {"login: {providers: [{name: a, issuer: 'https://a', client_id: c, client_secret_file: /dev/null, allow: 'true', token_claims: {x: claims.x, x: claims.y}}]}\n" + minimal, "is set twice"},
 		"providers everywhere":     {"origins: ['*']\nlogin: {providers: [{name: a, issuer: 'https://a', client_id: c, client_secret_file: /dev/null, allow: 'true'}]}\n" + minimal, "ends in cookies"},
 		"introspection":            {minimal + "trust: [{issuer: a, audience: b, algorithms: [RS256], keys: {introspection: {}}}]\n", "client_secret_file is missing"},

@@ -95,7 +95,13 @@ func (v *validator) providers() {
 			}
 			v.loginScopes(p.ScopesFor[i].Scopes, rule+".scopes")
 		}
+		folded := map[string]bool{}
 		for name := range p.TokenClaims {
+			if lower := strings.ToLower(name); folded[lower] {
+				v.wrong(at+".token_claims."+name, "%s is there twice, in another case: programs read such claims differently", name)
+			} else {
+				folded[lower] = true
+			}
 			switch {
 			case !claimName.MatchString(name):
 				v.wrong(at+".token_claims", "%q is no name for a claim", name)

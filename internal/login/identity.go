@@ -19,7 +19,7 @@ const prefix = "ID-"
 // IsIdentity reports whether a subject is one of ours for a provider's user.
 func IsIdentity(subject string) bool { return strings.HasPrefix(subject, prefix) }
 
-// ErrNotFound: there is no such identity.
+// ErrNotFound says that there is no such identity.
 var ErrNotFound = errors.New("no such identity")
 
 // An Identity is our own opaque subject for a provider's user.

@@ -272,7 +272,8 @@ func TestOAU05NoOpenRedirect(t *testing.T) {
 
 func TestOAU06NoTokenReachesTheBrowser(t *testing.T) {
 	p := newIDP(t)
-	s := start(t, newUpstream(t, nil), idpYAML(p, ""), idpFiles)
+	up := newUpstream(t, nil)
+	s := start(t, up, idpYAML(p, ""), idpFiles)
 	b := s.browser()
 	location := b.begin("corp")
 	target, query := p.authorize(location)
@@ -286,6 +287,11 @@ func TestOAU06NoTokenReachesTheBrowser(t *testing.T) {
 	}
 	if strings.Count(strings.ReplaceAll(all, ours, ""), "eyJ") > 0 {
 		t.Errorf("a JWT that is not ours: %s", all)
+	}
+	// Nor does the browser's own cookie reach an upstream.
+	s.connect("/chat", bearer(ours), "Cookie: a=b; "+loginCookie+"="+b.jar[loginCookie]).alive()
+	if head := up.last().head; strings.Contains(head, loginCookie) || !strings.Contains(head, "a=b") {
+		t.Errorf("the upstream got %s", head)
 	}
 	if len(a.body) != 0 || strings.Contains(a.header.Get("Location"), "?") {
 		t.Errorf("%q %q", a.body, a.header.Get("Location"))
