@@ -169,7 +169,7 @@ func (s *Service) FinishLogin(ctx context.Context, text string, by FactorRespons
 	if !ok {
 		return ErrChallenge
 	}
-	err := s.throttled(ctx, ch.account.Name, addr, func(ctx context.Context) error {
+	err := s.attempted(by)(ctx, ch.account.Name, addr, func(ctx context.Context) error {
 		amr, err := s.use(ctx, ch.account.Name, by, ch.asked)
 		if err != nil {
 			return err

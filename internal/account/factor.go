@@ -72,8 +72,10 @@ const (
 	recoveryChars = 16
 )
 
-// factorPerIP and factorSpread are narrower than those of passwords: a code has
-// six digits, three are good at a time, and who guesses them has the password.
+// factorSpread bounds the wrong codes of one account, over all addresses that it
+// never logged in from, and of each one that it did. It is narrower than that of
+// passwords: a code has six digits, three are good at a time, and who guesses
+// them has the password. At its pace a day of guessing finds one in a thousand.
 var factorSpread = limit.Rate{PerSecond: 1.0 / 300, Burst: 20}
 
 // FactorInfo is what people see of a factor.
@@ -158,7 +160,7 @@ func (s *Service) BeginTOTP(ctx context.Context, name string) (secret, uri strin
 // ConfirmTOTP makes the TOTP factor that was begun count, by a code of it, and
 // returns the account's recovery codes, which nobody can see again.
 func (s *Service) ConfirmTOTP(ctx context.Context, name, code string, addr netip.Addr) (codes []string, err error) {
-	err = s.throttled(ctx, name, addr, func(ctx context.Context) error {
+	err = s.guarded(ctx, name, addr, func(ctx context.Context) error {
 		fs, err := s.o.Store.Factors(ctx, name)
 		if err != nil {
 			return err
@@ -265,7 +267,7 @@ func (s *Service) VerifyFactor(ctx context.Context, name string, by FactorRespon
 	if err != nil {
 		return nil, err
 	}
-	err = s.throttled(ctx, name, addr, func(ctx context.Context) error {
+	err = s.attempted(by)(ctx, name, addr, func(ctx context.Context) error {
 		amr, err = s.use(ctx, name, by, asked)
 		for _, fn := range also {
 			if err == nil {
@@ -319,18 +321,42 @@ func (s *Service) useTOTP(ctx context.Context, f Factor, code string, confirms b
 	return s.o.Store.UpdateFactor(ctx, f)
 }
 
+// attempted is the throttle for a kind of proof: nobody guesses a signature.
+func (s *Service) attempted(by FactorResponse) func(context.Context, string, netip.Addr, func(context.Context) error) error {
+	if by.Passkey != nil {
+		return s.throttled
+	}
+	return s.guarded
+}
+
+// guarded is throttled for what can be guessed.
+func (s *Service) guarded(ctx context.Context, name string, addr netip.Addr, fn func(context.Context) error) error {
+	key := whoFrom{who: whoOf(name), from: limit.IPKey(addr)}
+	if ok, retry := s.guesses.Allow(key, s.o.Now()); !ok {
+		return s.tooMany(ctx, name, addr, retry)
+	}
+	err := s.throttled(ctx, name, addr, fn)
+	if !errors.Is(err, ErrFactorFailed) {
+		s.guesses.Forgive(key)
+	}
+	return err
+}
+
+func (s *Service) tooMany(ctx context.Context, name string, addr netip.Addr, retry time.Duration) error {
+	if report, _ := s.reports.Allow(struct{}{}, s.o.Now()); report {
+		if err := s.failed(ctx, audit.LoginThrottled, name, addr); err != nil {
+			return err
+		}
+	}
+	return &ThrottledError{RetryAfter: retry}
+}
+
 // throttled runs fn in a transaction as an attempt at name's factor: paid for
 // before, given back unless it fails with ErrFactorFailed.
 func (s *Service) throttled(ctx context.Context, name string, addr netip.Addr, fn func(context.Context) error) error {
-	now := s.o.Now()
-	attempt, retry, ok := s.codes.begin(name, addr, now)
+	attempt, retry, ok := s.codes.begin(name, addr, s.o.Now())
 	if !ok {
-		if report, _ := s.reports.Allow(struct{}{}, now); report {
-			if err := s.failed(ctx, audit.LoginThrottled, name, addr); err != nil {
-				return err
-			}
-		}
-		return &ThrottledError{RetryAfter: retry}
+		return s.tooMany(ctx, name, addr, retry)
 	}
 	err := s.o.Store.Tx(ctx, fn)
 	switch {

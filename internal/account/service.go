@@ -140,6 +140,7 @@ type Service struct {
 	reports  *limit.Keyed[struct{}]
 	// codes is the throttle of second factors, challenges the logins that wait for one.
 	codes      *throttle
+	guesses    *limit.Keyed[whoFrom]
 	challenges *challenges
 
 	passkeys  *webauthn.WebAuthn // nil: there are none
@@ -173,6 +174,7 @@ func New(o Options) *Service {
 		reports:  limit.NewKeyed[struct{}](reported, 1),
 
 		codes:      newThrottle(o.PerAccount, o.PerIP, factorSpread),
+		guesses:    limit.NewKeyed[whoFrom](factorSpread, maxThrottled),
 		challenges: newChallenges(),
 
 		passkeys: openPasskeys(o.Passkeys, o.FactorIssuer),

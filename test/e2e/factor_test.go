@@ -385,3 +385,25 @@ routes:
 	_, bobs, _ := s.enrol("bob")
 	s.want(s.finish(s.challenge("bob"), "recovery_code", bobs[0]), 200, "")
 }
+
+// However wide the limits of logins are, and although the account is at home at
+// this address: six digits are not many.
+func TestMFAGuessingIsSlow(t *testing.T) {
+	t.Parallel()
+	s := start(t, newUpstream(t, echo), factorYAML)
+	_, codes, in := s.enrol("ann")
+	s.want(s.finish(s.challenge("ann"), "recovery_code", codes[0]), 200, "")
+	body := map[string]any{"code": "no code", "refresh_token": in.str("refresh_token")}
+	for n := 0; ; n++ {
+		a := s.call("POST", "/auth/factors/verify", body, bearer(in.str("access_token")))
+		if a.status == 429 {
+			if n < 15 || a.header.Get("Retry-After") == "" {
+				t.Errorf("after %d: %v %s", n, a.header, a.body)
+			}
+			break
+		}
+		if s.want(a, 403, "factor_failed"); n > 20 {
+			t.Fatalf("%d wrong codes were looked at", n)
+		}
+	}
+}
