@@ -552,3 +552,16 @@ func TestDOS05FailedCallbacksAreThrottled(t *testing.T) {
 		t.Errorf("a picture: %d %s", a.status, a.body)
 	}
 }
+
+// With password.enabled: false the providers are the only way in, and all else works.
+func TestOAU01ProvidersAlone(t *testing.T) {
+	p := newIDP(t)
+	s := start(t, newUpstream(t, nil), strings.Replace(idpYAML(p, ""), "login:\n", "login:\n  password: {enabled: false}\n", 1), idpFiles)
+	s.want(s.call("POST", "/auth/login", map[string]any{"username": "ann", "password": "x"}), 404, "no_route")
+	b := s.browser()
+	access := b.in(b.login(p, "corp"))
+	s.connect("/chat", bearer(access)).alive()
+	s.want(s.refresh(b.jar["wsbouncer-refresh"]), 200, "")
+	s.want(s.call("POST", "/auth/logout", nil, bearer(access)), 200, "")
+	s.refused(401, "token_revoked", "/chat", bearer(access))
+}
