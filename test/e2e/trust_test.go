@@ -197,26 +197,14 @@ func TestJWK01MetadataOfAnotherIssuer(t *testing.T) {
 	}
 }
 
-func TestJWK02BadKeySets(t *testing.T) {
-	t.Parallel()
-	up, iss, well := newUpstream(t, nil), newRemoteIssuer(t), newRemoteIssuer(t)
-	var mu sync.Mutex
-	var kind string
-	set := func(k string) {
-		mu.Lock()
-		kind = k
-		mu.Unlock()
-	}
-	iss.lie(func(w http.ResponseWriter, r *http.Request) bool {
+// liesAboutKeys makes the issuer answer for its keys in a bad way: a document, or a
+// kind of answer that is none.
+func (i *remoteIssuer) liesAboutKeys(how string) {
+	i.lie(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path != "/keys" {
 			return false
 		}
-		mu.Lock()
-		k := kind
-		mu.Unlock()
-		switch k {
-		case "":
-			return false
+		switch how {
 		case "endless":
 			chunk := []byte(strings.Repeat(" ", 64<<10))
 			for r.Context().Err() == nil {
@@ -229,30 +217,45 @@ func TestJWK02BadKeySets(t *testing.T) {
 		case "hangs":
 			<-r.Context().Done()
 		default:
-			fmt.Fprint(w, k)
+			fmt.Fprint(w, how)
 		}
 		return true
 	})
-	s := start(t, up, "trust:\n"+iss.trust("discovery: true, refresh: 1s, refetch_min: 1s")+well.trust("url: "+well.name+"/keys")+chatRoute)
-	good := iss.token()
-	s.connect("/chat", bearer(good)).alive()
-	before := s.resident()
-	for _, k := range []string{"endless", "redirects", "hangs", `{"keys":[{"kty":"RSA","n":"!"}]}`, "<html>no</html>"} {
-		set(k)
-		failures := func() float64 {
-			list := s.adminCall("GET", "/v1/status", nil).json["trust"].([]any)
-			return list[0].(map[string]any)["failures"].(float64)
-		}
-		was := failures()
-		eventually(t, k+" to fail", func() bool { return failures() > was })
-		s.connect("/chat", bearer(good)).alive().conn.Close()
-		s.connect("/chat", bearer(well.token())).alive().conn.Close()
+}
+
+func TestJWK02BadKeySets(t *testing.T) {
+	t.Parallel()
+	up, well := newUpstream(t, nil), newRemoteIssuer(t)
+	yaml := "trust:\n" + well.trust("url: "+well.name+"/keys")
+	liars := map[string]*remoteIssuer{}
+	for _, how := range []string{"endless", "redirects", "hangs", `{"keys":[{"kty":"RSA","n":"!"}]}`, "<html>no</html>"} {
+		liars[how] = newRemoteIssuer(t)
+		yaml += liars[how].trust("discovery: true, refresh: 1s, refetch_min: 1s")
 	}
+	s := start(t, up, yaml+generous()+chatRoute)
+	good := map[string]string{}
+	for how, iss := range liars {
+		good[how] = iss.token()
+		s.connect("/chat", bearer(good[how])).alive().conn.Close()
+	}
+	before := s.resident()
+	for how, iss := range liars {
+		iss.liesAboutKeys(how)
+	}
+	for how, iss := range liars {
+		s.untilTrust(iss.name, "failing")
+		s.connect("/chat", bearer(good[how])).alive().conn.Close()
+	}
+	s.connect("/chat", bearer(well.token())).alive().conn.Close()
 	if grown := s.resident() - before; grown > 64<<20 {
 		t.Errorf("memory grew by %d MB", grown>>20)
 	}
-	set("")
-	s.untilTrust(iss.name, "ok")
+	for _, iss := range liars {
+		iss.lie(nil)
+	}
+	for _, iss := range liars {
+		s.untilTrust(iss.name, "ok")
+	}
 }
 
 func TestJWK03RandomKeyNames(t *testing.T) {
@@ -396,37 +399,28 @@ func TestJWK05Outage(t *testing.T) {
 
 func TestJWK06UnsuitableKeys(t *testing.T) {
 	t.Parallel()
-	up, iss := newUpstream(t, nil), newRemoteIssuer(t)
-	var mu sync.Mutex
-	document := string(iss.served())
-	iss.lie(func(w http.ResponseWriter, r *http.Request) bool {
-		if r.URL.Path != "/keys" {
-			return false
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		fmt.Fprint(w, document)
-		return true
-	})
-	s := start(t, up, "trust:\n"+iss.trust("discovery: true")+generous()+chatRoute)
-	s.connect("/chat", bearer(iss.token())).alive()
-	whole := document
-	for name, d := range map[string]string{
-		"for encryption": strings.Replace(whole, `"use":"sig"`, `"use":"enc"`, 1),
-		"to sign only":   strings.Replace(whole, `"use":"sig"`, `"key_ops":["sign"]`, 1),
-		"twice one kid":  strings.Replace(whole, `{"keys":[`, `{"keys":[`+strings.TrimSuffix(strings.TrimPrefix(whole, `{"keys":[`), `]}`)+",", 1),
-		"symmetric":      `{"keys":[{"kty":"oct","kid":"k1","k":"` + b64(strings.Repeat("k", 32)) + `"}]}`,
-		"off the curve":  strings.Replace(whole, `"y":"`, `"y":"A`, 1),
+	up := newUpstream(t, nil)
+	yaml, liars := "trust:\n", map[string]*remoteIssuer{}
+	for name, spoil := range map[string]func(whole string) string{
+		"nothing":        func(s string) string { return s },
+		"for encryption": func(s string) string { return strings.Replace(s, `"use":"sig"`, `"use":"enc"`, 1) },
+		"to sign only":   func(s string) string { return strings.Replace(s, `"use":"sig"`, `"key_ops":["sign"]`, 1) },
+		"twice one kid": func(s string) string {
+			return strings.Replace(s, `{"keys":[`, `{"keys":[`+strings.TrimSuffix(strings.TrimPrefix(s, `{"keys":[`), `]}`)+",", 1)
+		},
+		"symmetric": func(string) string {
+			return `{"keys":[{"kty":"oct","kid":"k1","k":"` + b64(strings.Repeat("k", 32)) + `"}]}`
+		},
+		"off the curve": func(s string) string { return strings.Replace(s, `"y":"`, `"y":"A`, 1) },
 	} {
-		mu.Lock()
-		document = d
-		mu.Unlock()
-		// A new process: nothing from before.
-		s.stop()
-		if !s.run() {
-			t.Fatalf("it did not start: %s", s.log)
-		}
-		if a := s.offerAt("/chat", iss.token()); a.status != 401 && a.status != 503 {
+		iss := newRemoteIssuer(t)
+		iss.liesAboutKeys(spoil(string(iss.served())))
+		liars[name], yaml = iss, yaml+iss.trust("discovery: true")
+	}
+	s := start(t, up, yaml+generous()+chatRoute)
+	for name, iss := range liars {
+		a := s.offerAt("/chat", iss.token())
+		if good := a.status == 101; good != (name == "nothing") || !good && a.status != 401 && a.status != 503 {
 			t.Errorf("%s: %d", name, a.status)
 		}
 	}
