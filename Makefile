@@ -85,6 +85,6 @@ fuzz:
 		done; \
 	done
 
-tools: ## what the tests need besides Go and Node: a browser, an MQTT broker, a proxy for VNC
-	@missing=; for tool in chromium mosquitto websockify; do PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+tools: ## what the tests need besides Go and Node: a browser, an MQTT broker, a proxy for VNC, a NATS server
+	@missing=; for tool in chromium mosquitto websockify nats-server; do PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 		test -z "$$missing" || { apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }

@@ -9,6 +9,7 @@ import { createServer as createTCP } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { wsconnect } from "@nats-io/nats-core";
 import { GraphQLObjectType, GraphQLSchema, GraphQLString, GraphQLInt } from "graphql";
 import { createClient } from "graphql-ws";
 import { useServer } from "graphql-ws/use/ws";
@@ -44,7 +45,7 @@ async function compare(path, port, play) {
   }
 }
 
-test("ws: text, binary, compression, pings, protocols and close codes", { timeout: 20_000 }, async () => {
+test("PRX-06: ws: text, binary, compression, pings, protocols and close codes", { timeout: 20_000 }, async () => {
   const http = createHTTP();
   const server = new WebSocketServer({ server: http, perMessageDeflate: { threshold: 0 }, handleProtocols: (offered) => (offered.has("v2") ? "v2" : false) });
   server.on("connection", (socket, request) => {
@@ -77,7 +78,7 @@ test("ws: text, binary, compression, pings, protocols and close codes", { timeou
   });
 });
 
-test("socket.io over WebSocket: events, acknowledgements, rooms, binary", { timeout: 20_000 }, async () => {
+test("PRX-06: socket.io over WebSocket: events, acknowledgements, rooms, binary", { timeout: 20_000 }, async () => {
   const http = createHTTP();
   const server = new SocketIO(http, { transports: ["websocket"], pingInterval: 200 });
   server.of("/chat").on("connection", (socket) => {
@@ -112,7 +113,7 @@ test("socket.io over WebSocket: events, acknowledgements, rooms, binary", { time
   });
 });
 
-test("graphql-ws: queries, errors and subscriptions", { timeout: 20_000 }, async () => {
+test("PRX-06: graphql-ws: queries, errors and subscriptions", { timeout: 20_000 }, async () => {
   const http = createHTTP();
   const field = (name, of) => new GraphQLObjectType({ name, fields: of });
   const schema = new GraphQLSchema({
@@ -150,7 +151,7 @@ test("graphql-ws: queries, errors and subscriptions", { timeout: 20_000 }, async
   });
 });
 
-test("rpc-websockets: calls, errors, notifications and events", { timeout: 20_000 }, async () => {
+test("PRX-06: rpc-websockets: calls, errors, notifications and events", { timeout: 20_000 }, async () => {
   const port = await freePort();
   const server = new RPCServer({ port, host: "127.0.0.1", path: "/rpc" });
   await once(server, "listening");
@@ -180,7 +181,7 @@ test("rpc-websockets: calls, errors, notifications and events", { timeout: 20_00
 });
 
 const mosquitto = installed("mosquitto");
-test("MQTT.js and mosquitto: will, retained messages, QoS 0 to 2", { timeout: 20_000, skip: mosquitto ? false : "mosquitto is not installed" }, async () => {
+test("PRX-06: MQTT.js and mosquitto: will, retained messages, QoS 0 to 2", { timeout: 20_000, skip: mosquitto ? false : "mosquitto is not installed" }, async () => {
   const dir = await mkdtemp(join(tmpdir(), "wsbouncer-mosquitto-"));
   const port = await freePort();
   // Debian's does not start with a listener for WebSocket alone.
@@ -223,7 +224,7 @@ test("MQTT.js and mosquitto: will, retained messages, QoS 0 to 2", { timeout: 20
 });
 
 const websockify = installed("websockify");
-test("websockify: a server that speaks first and in binary, as VNC does", { timeout: 20_000, skip: websockify ? false : "websockify is not installed" }, async () => {
+test("PRX-06: websockify: a server that speaks first and in binary, as VNC does", { timeout: 20_000, skip: websockify ? false : "websockify is not installed" }, async () => {
   const tcp = createTCP((socket) => {
     socket.write("RFB 003.008\n");
     socket.pipe(socket);
@@ -254,5 +255,47 @@ test("websockify: a server that speaks first and in binary, as VNC does", { time
     socket.close(1000);
     const [code] = await once(socket, "close");
     return [...said, `closed ${code}`];
+  });
+});
+
+const nats = installed("nats-server");
+test("PRX-06: nats.js and nats-server: requests, headers, a megabyte, drain", { timeout: 20_000, skip: nats ? false : "nats-server is not installed" }, async () => {
+  const dir = await mkdtemp(join(tmpdir(), "wsbouncer-nats-"));
+  const port = await freePort();
+  await writeFile(join(dir, "conf"), `listen: "127.0.0.1:${await freePort()}"\nwebsocket { listen: "127.0.0.1:${port}", no_tls: true, compression: true }\n`);
+  const stop = await program(port, nats, "-c", join(dir, "conf"));
+  after(async () => {
+    await stop();
+    await rm(dir, { recursive: true });
+  });
+  await compare("/nats", port, async (base, query) => {
+    const said = [];
+    const options = {
+      servers: `${base}/nats${query}`, reconnect: false, ignoreClusterUpdates: true,
+      wsFactory: (url) => ({ socket: new WebSocket(url), encrypted: false }), // Node 20 has none of its own
+    };
+    const [a, b] = await Promise.all([wsconnect(options), wsconnect(options)]);
+    said.push(`${a.info.version}, at most ${a.info.max_payload} bytes`);
+    a.subscribe("sum", {
+      callback: (_, message) => message.respond(String(message.json().reduce((x, y) => x + y)), { headers: message.headers }),
+    });
+    a.subscribe("echo", { callback: (_, message) => message.respond(message.data) });
+    await a.flush();
+    said.push((await b.request("sum", JSON.stringify([2, 40]))).string());
+    for (const length of [0, 1, 70_000, 1_000_000]) {
+      said.push(digest((await b.request("echo", Buffer.alloc(length, length & 0xff), { timeout: 10_000 })).data));
+    }
+    await b.request("nobody.listens", "").catch((error) => said.push(`${error.name}: ${error.message}`));
+    const heard = [];
+    const rooms = b.subscribe("rooms.>", { max: 500 });
+    await b.flush();
+    for (let i = 0; i < 500; i++) a.publish(`rooms.${i % 7}`, `${i} ünïcödé ☃`);
+    for await (const message of rooms) heard.push(`${message.subject} ${message.string()}`);
+    said.push(`${heard.length} heard, ${digest(Buffer.from(heard.join()))}`, `round trip ${(await b.rtt()) >= 0}`);
+    for (const connection of [b, a]) { // a drain lets what is under way end, then closes
+      await connection.drain();
+      said.push(`closed ${await connection.closed()}`);
+    }
+    return said;
   });
 });
