@@ -51,7 +51,8 @@ func (s *Service) Begin(ctx context.Context, b Start) (g Grant, err error) {
 		if b.External.IssuedAt.IsZero() {
 			b.External.IssuedAt = b.Proof.Time // never later
 		}
-		b.External.IssuedAt = b.External.IssuedAt.Truncate(time.Millisecond)
+		// An end is said to the second: of the same one it comes after the login.
+		b.External.IssuedAt = b.External.IssuedAt.Truncate(time.Second)
 		if err := s.notEnded(ctx, &b.External); err != nil {
 			return err
 		}

@@ -106,6 +106,7 @@ func TestSES14ALogoutBeforeItsLoginWins(t *testing.T) {
 		"no time":                  {x: proved, want: session.ErrEndedElsewhere},
 		"proved before":            {x: proved, proof: now, want: session.ErrEndedElsewhere},
 		"proved after":             {x: proved, proof: now.Add(time.Second)},
+		"in the second of its end": {x: from("u1", "x2", now.Add(999*time.Millisecond)), want: session.ErrEndedElsewhere},
 		"the subject's next login": {x: from("u1", "x2", now.Add(time.Second))},
 		"another subject":          {x: from("u3", "x3", now)},
 		"another provider":         {x: foreign},
