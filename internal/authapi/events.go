@@ -72,6 +72,9 @@ func (a *API) carryOut(ctx context.Context, st *secevent.Statement) (repeated bo
 		})
 	}
 	done, err := a.o.Sessions.EndElsewhere(ctx, out)
+	if done.Repeated {
+		a.o.Events.Repeated(st)
+	}
 	return done.Repeated, err
 }
 

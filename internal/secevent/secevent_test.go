@@ -147,6 +147,10 @@ func TestOnePartyIsLimited(t *testing.T) {
 	if _, err := r.Logout(t.Context(), raw("b")); !errors.Is(err, ErrTooMany) {
 		t.Errorf("%v", err)
 	}
+	r.Repeated(&Statement{Issuer: corp})
+	if _, err := r.Logout(t.Context(), raw("b")); err != nil {
+		t.Errorf("a repetition was charged: %v", err)
+	}
 	now = now.Add(time.Second)
 	if st, err := r.Logout(t.Context(), raw("c")); err != nil || st.Ends[0] != (End{Issuer: corp, Subject: "u1", Type: logoutEvent}) {
 		t.Errorf("%+v, %v", st, err)
