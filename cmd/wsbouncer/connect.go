@@ -10,10 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/signal"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 	"unicode"
 
@@ -127,7 +125,7 @@ func (d *dialogue) run(ctx context.Context, u *url.URL) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer cancel()
-	signal.Ignore(syscall.SIGTTIN) // in the background (&) a terminal ends the input; it must not stop the connection
+	ignoreTerminal()
 	background.Go(func() { d.send(ctx, conn) })
 	background.Go(func() { d.countdown(ctx) })
 	if d.grant.RefreshToken != "" {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"syscall"
 
 	"github.com/wsbouncer/wsbouncer/internal/audit"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
@@ -59,10 +58,7 @@ func process() Process {
 			break
 		}
 	}
-	var most syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &most) == nil {
-		p.DescriptorLimit = uint64(most.Cur) //nolint:unconvert // signed on some systems
-	}
+	p.DescriptorLimit = descriptorLimit()
 	return p
 }
 

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/wsbouncer/wsbouncer/internal/store/sqlite"
 )
@@ -48,9 +47,9 @@ func openData(path string) (*dataFolder, error) {
 	if err != nil {
 		return nil, dataError(err)
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := tryLock(lock); err != nil {
 		lock.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
+		if errors.Is(err, errDataInUse) {
 			return nil, fmt.Errorf("data folder %s is %w by another wsbouncer; commands talk to it through its admin socket", path, errDataInUse)
 		}
 		return nil, fmt.Errorf("locking data folder %s: %w", path, err)

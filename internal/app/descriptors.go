@@ -33,11 +33,11 @@ const (
 )
 
 func newDescriptors() *descriptors {
-	var most syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &most) != nil {
+	limit := descriptorLimit()
+	if limit == 0 {
 		return &descriptors{}
 	}
-	return withLimit(int(min(uint64(most.Cur), 1<<30))) //nolint:unconvert // signed on some systems
+	return withLimit(int(min(limit, 1<<30)))
 }
 
 func withLimit(limit int) *descriptors {

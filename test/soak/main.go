@@ -1,3 +1,5 @@
+//go:build unix
+
 // Command soak lets the real binary live through what a busy day brings, and
 // watches what must always hold (DOS-10). For each way in which a gateway carries
 // connections it starts one, with an issuer and a trusted issuer, as a child
