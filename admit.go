@@ -108,7 +108,7 @@ func (b *Bouncer) identify(r *http.Request, a *Admission, c *carried) (*token.To
 			return nil, reason.OriginDenied
 		}
 	}
-	t, err := b.verify(callerIs(r.Context(), a.IP), value)
+	t, err := b.verifyRequest(callerIs(r.Context(), a.IP), r, value, place == inHeader && c.dpop)
 	if err != nil {
 		return nil, err
 	}
@@ -134,14 +134,20 @@ func (b *Bouncer) redeem(r *http.Request, a *Admission, ticket string) (*token.T
 	if !time.Now().Before(t.Deadline()) {
 		return nil, reason.TokenExpired401
 	}
-	if err := b.usable(t); err != nil {
+	ctx := certified(r.Context(), r)
+	if !t.BoundToCertificate() {
+		// The key was proved when the ticket was asked for.
+		ctx = token.WithProof(ctx, t.Binding)
+	}
+	if err := b.usable(ctx, t); err != nil {
 		return nil, err
 	}
 	a.Connection = cid
 	return t, nil
 }
 
-// Verify verifies a token and asks whether it is revoked. Errors are a
+// Verify verifies a token and asks whether it is revoked. One that is bound to a
+// key needs [token.WithProof]; see [Bouncer.VerifyRequest]. Errors are a
 // *Refusal, for errors.As.
 func (b *Bouncer) Verify(ctx context.Context, raw string) (*token.Token, error) {
 	if len(raw) > b.limits.TokenBytes {
@@ -166,17 +172,17 @@ func (c *core) verify(ctx context.Context, raw string) (*token.Token, error) {
 	if t == nil {
 		return nil, c.refusal(errors.New("the verifier returned neither token nor error"), "verifying a token")
 	}
-	if err := c.usable(t); err != nil {
+	if err := c.usable(ctx, t); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
 // usable refuses what a signature does not tell.
-func (c *core) usable(t *token.Token) error {
-	if t.Binding != "" {
-		// No proof of possession is looked at, so the token must not work as a
-		// bearer token (RFC 9449 §7.2, RFC 8705 §3).
+func (c *core) usable(ctx context.Context, t *token.Token) error {
+	if !token.Proved(ctx, t.Binding) {
+		// A bound token must not work as a bearer token (RFC 9449 §7.2, RFC 8705
+		// §3), whatever the verifier thinks of it.
 		return reason.TokenBinding
 	}
 	if c.isRevoked(t) {
@@ -264,7 +270,7 @@ func (b *Bouncer) AdmitToken(ctx context.Context, a *Admission, raw string) erro
 	if len(raw) > b.Limits(a.demand).TokenBytes {
 		return reason.TokenTooLarge
 	}
-	t, err := b.verify(callerIs(ctx, a.IP), raw)
+	t, err := b.verify(certified(callerIs(ctx, a.IP), a.Request), raw)
 	if err != nil {
 		return err
 	}

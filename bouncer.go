@@ -15,6 +15,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
 	"github.com/wsbouncer/wsbouncer/internal/wheel"
+	"github.com/wsbouncer/wsbouncer/token"
 )
 
 // Options configure a Bouncer. Verifier and Origins are needed.
@@ -38,6 +39,9 @@ type Options struct {
 	// ConnectionsOf, when set, may say how many connections a subject may have
 	// instead of Limits.ConnectionsPerSubject; zero: as that says.
 	ConnectionsOf func(*Principal) int
+	// Proofs judges DPoP proofs (RFC 9449) of those who send an Authorization
+	// header with that scheme; nil: none are taken.
+	Proofs *token.ProofChecker
 	// Tickets redeems tickets; nil: none are taken.
 	Tickets Redeemer
 	// Source makes revocations durable. Nil: they are kept in memory only and
@@ -67,6 +71,7 @@ type core struct {
 	peers    *httpx.Peers
 	limits   Limits
 	most     func(*Principal) int // Options.ConnectionsOf
+	proofs   *token.ProofChecker
 	tickets  Redeemer
 	source   Source
 	observer Observer
@@ -114,7 +119,7 @@ func New(o Options) (*Bouncer, error) {
 	}
 	c := &core{
 		verifier: o.Verifier, issuer: o.Issuer, origins: origins, hosts: hosts,
-		peers: httpx.NewPeers(o.TrustedProxies), limits: limits, most: o.ConnectionsOf, tickets: o.Tickets, source: o.Source,
+		peers: httpx.NewPeers(o.TrustedProxies), limits: limits, most: o.ConnectionsOf, proofs: o.Proofs, tickets: o.Tickets, source: o.Source,
 		observer: o.Observer, log: o.Logger, cookie: o.CookieName,
 		handshakes: limit.NewKeyed[netip.Prefix](limits.HandshakesPerIP, keysPerIP),
 		perIP:      limit.NewCount[netip.Prefix](atMost(limits.ConnectionsPerIP)),

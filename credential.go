@@ -47,6 +47,7 @@ type carried struct {
 	cookies   []string // Cookie lines without ours
 	protocols []string // the application's
 	badList   string   // what is wrong with Sec-WebSocket-Protocol
+	dpop      bool     // the header's token came with the scheme DPoP
 }
 
 // found is how often a credential stood in one place, and the first of them.
@@ -69,8 +70,10 @@ func carry(r *http.Request, cookieName string) carried {
 	var c carried
 	for _, line := range r.Header["Authorization"] {
 		scheme, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if strings.EqualFold(scheme, "Bearer") {
+		dpop := strings.EqualFold(scheme, "DPoP")
+		if dpop || strings.EqualFold(scheme, "Bearer") {
 			c.add(inHeader, strings.Trim(value, " "))
+			c.dpop = dpop
 		}
 	}
 	if len(r.Header["Authorization"]) > 1 && c.at(inHeader).n == 1 {
@@ -232,6 +235,7 @@ func (c *carried) strip(r *http.Request) *http.Request {
 	clean.Form, clean.PostForm, clean.MultipartForm = nil, nil, nil
 	clean.Header = r.Header.Clone()
 	delete(clean.Header, "Authorization")
+	delete(clean.Header, "Dpop")
 	setList(clean.Header, "Cookie", c.cookies)
 	if c.at(inSubprotocol).n > 0 {
 		var list []string

@@ -54,6 +54,10 @@ func (l *Live) Refresh(ctx context.Context, raw string) (time.Time, error) {
 	if len(raw) > l.core.limits.TokenBytes {
 		return time.Time{}, reason.TokenTooLarge
 	}
+	if was := l.current.Load(); was != nil && was.BoundToCertificate() {
+		// Both came over the connection that was opened with the certificate.
+		ctx = token.WithProof(ctx, was.Binding)
+	}
 	t, err := l.core.verify(callerIs(ctx, l.ip), raw)
 	if err != nil {
 		return time.Time{}, err

@@ -31,7 +31,8 @@ type claims struct {
 	audience                             []string
 	rev                                  int64
 	hasRev                               bool
-	bound                                bool // cnf
+	bound                                bool   // cnf is there
+	binding                              string // what it names; "" where nothing here can prove it
 	source                               []byte
 
 	// what other kinds of tokens have
@@ -94,7 +95,7 @@ func (c *claims) read(name string, value []byte) (refused *Error) {
 		// Only the own issuer's counts; others may mean something else by it.
 		c.hasRev = json.Unmarshal(value, &c.rev) == nil && value[0] != 'n' && c.rev >= 0 && c.rev <= maxRev
 	case "cnf":
-		c.bound = true
+		c.bound, c.binding = true, readBinding(value)
 	case "src":
 		c.source = value
 	case "nonce":
@@ -123,10 +124,9 @@ func (c *claims) token(issuer *Issuer, payload []byte) (*Token, error) {
 		return nil, refuse(CodeMalformed, "it has no exp")
 	case !slices.Contains(c.audience, issuer.Audience):
 		return nil, refuse(CodeAudience, "aud does not name this audience")
-	case c.bound:
-		// Nothing in this version takes a proof of possession (RFC 8705, RFC
-		// 9449), and without one a bound token is not to be believed.
-		return nil, refuse(CodeBinding, "it is bound to a key (cnf), and no proof came with it")
+	case c.bound && c.binding == "":
+		// Not to be believed without a proof of possession (RFC 7800 §3.1).
+		return nil, refuse(CodeBinding, "it is bound (cnf) by something other than one of jkt and x5t#S256")
 	case issuer.Own && (c.id == "" || c.issuedAt.IsZero() || !c.hasRev):
 		return nil, refuse(CodeMalformed, "it lacks jti, iat or rev, which own tokens carry")
 	}
@@ -141,7 +141,7 @@ func (c *claims) token(issuer *Issuer, payload []byte) (*Token, error) {
 		Issuer: issuer.Name, Subject: c.subject, Session: c.session, ID: c.id, ClientID: c.client,
 		Audience: c.audience, Scopes: scopes,
 		IssuedAt: c.issuedAt, NotBefore: c.notBefore, Expiry: c.expiry, Leeway: issuer.Leeway,
-		Own: issuer.Own, Claims: Claims(payload),
+		Own: issuer.Own, Binding: c.binding, Claims: Claims(payload),
 	}
 	if t.ClientID == "" {
 		t.ClientID = c.authorizedParty

@@ -14,6 +14,10 @@ const (
 	CodeNotYetValid = "token_not_yet_valid" // nbf or iat is in the future
 	CodeLifetime    = "token_lifetime"      // lives longer than the issuer's tokens may
 	CodeBinding     = "token_binding"       // bound to a key (cnf) and came without proof of it
+	// CodeProof: a proof of possession (DPoP) is not good. CodeNonce: it needs a
+	// nonce of ours (RFC 9449 §8, §9).
+	CodeProof = "invalid_dpop_proof"
+	CodeNonce = "use_dpop_nonce"
 	// CodeInactive: the issuer was asked, and says that the token does not count.
 	CodeInactive = "token_revoked"
 	// CodeUnavailable: whoever could tell is out of reach. The token may be good.

@@ -35,6 +35,9 @@ type AccessToken struct {
 	// From is the token it is exchanged for, Actor who will use it: see Token.From.
 	From  *Token
 	Actor *Actor
+	// Key is the thumbprint of the DPoP key that the token is bound to (RFC 9449
+	// §6.1); empty: it is a bearer token.
+	Key string
 	// Extra are further claims. None may have the name of one above, in any case.
 	Extra map[string]any
 }
@@ -133,6 +136,12 @@ func (a *AccessToken) claims(longest time.Duration) (map[string]any, error) {
 	}
 	if a.ACR != "" {
 		claims["acr"] = a.ACR
+	}
+	if a.Key != "" {
+		if !isThumbprint(a.Key) {
+			return nil, errors.New("its key is no thumbprint")
+		}
+		claims["cnf"] = map[string]string{"jkt": a.Key}
 	}
 	if a.From != nil {
 		if !a.From.Exchangeable() {

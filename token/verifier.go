@@ -115,8 +115,23 @@ func (v *Verifier) Trusts(issuer, keyID string) bool {
 // I/O, but where an issuer's keys are fetched it may wait for a fetch, until ctx
 // is done at most; and where an issuer has to be asked, this asks it.
 //
+// A token that is bound to a key (cnf) is refused unless ctx says that the key was
+// proved: see WithProof.
+//
 // Whether the token has been revoked is not asked.
 func (v *Verifier) Verify(ctx context.Context, raw string) (*Token, error) {
+	t, err := v.find(ctx, raw)
+	if err != nil {
+		return nil, err
+	}
+	// On every call: what is remembered of a token is no proof.
+	if !Proved(ctx, t.Binding) {
+		return nil, refuse(CodeBinding, "it is bound to a key (cnf), and no proof of that key came with it")
+	}
+	return t, nil
+}
+
+func (v *Verifier) find(ctx context.Context, raw string) (*Token, error) {
 	if len(raw) > v.maxBytes {
 		return nil, refuse(CodeTooLarge, "the token is longer than is allowed")
 	}

@@ -32,7 +32,7 @@ export function advice(code: number): Advice {
 export const refusals = [
   "bad_handshake", "credential_ambiguous", "unknown_host",
   "token_missing", "token_malformed", "token_signature", "token_expired", "token_not_yet_valid", "token_issuer",
-  "token_audience", "token_type", "token_lifetime", "token_binding", "token_revoked", "ticket_invalid",
+  "token_audience", "token_type", "token_lifetime", "token_binding", "invalid_dpop_proof", "use_dpop_nonce", "token_revoked", "ticket_invalid",
   "insufficient_user_authentication",
   "insufficient_scope", "not_allowed", "origin_denied",
   "no_route", "token_too_large", "upgrade_required", "too_many_handshakes", "too_many_connections",

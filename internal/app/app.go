@@ -55,6 +55,7 @@ type App struct {
 	store   *sqlite.Store
 	ring    *token.Ring
 	trust   *token.Verifier
+	proofs  *token.ProofChecker
 	fetch   fetchers
 	session *session.Service
 	account *account.Service // nil without an issuer

@@ -73,6 +73,9 @@ func (a *App) openIssuer(p *plan) (err error) {
 	}
 	a.session = session.New(so)
 	a.fetch.plan(a, p)
+	if a.proofs, err = token.NewProofChecker(token.ProofOptions{URL: c.PublicURL.String(), RequireNonce: c.DPoP.Nonce == "required"}); err != nil {
+		return err
+	}
 	a.trust, err = token.NewVerifier(token.Options{Issuers: a.issuers(p), MaxBytes: int(c.Limits.TokenBytes)})
 	return err
 }
@@ -157,7 +160,7 @@ func (a *App) openBouncer(ctx context.Context, p *plan) (err error) {
 	a.cookies = httpx.NewCookies(c.PublicURL.URL, c.AuthPath, sameSite(c.Cookies.SameSite))
 	a.bouncer, err = wsbouncer.New(wsbouncer.Options{
 		Verifier: a.trust, Issuer: a.issuerName(), Origins: c.OriginList(), Hosts: c.HostList(), TrustedProxies: c.ProxyPrefixes(),
-		Limits: p.limits, ConnectionsOf: func(who *wsbouncer.Principal) int { return a.clients.ConnectionsOf(a.ownIssuer(), who) }, Tickets: a.session, Source: a.session, Observer: a.watch, Logger: a.log, CookieName: a.cookies.AccessName,
+		Limits: p.limits, ConnectionsOf: func(who *wsbouncer.Principal) int { return a.clients.ConnectionsOf(a.ownIssuer(), who) }, Proofs: a.proofs, Tickets: a.session, Source: a.session, Observer: a.watch, Logger: a.log, CookieName: a.cookies.AccessName,
 	})
 	if err != nil {
 		return err
@@ -215,7 +218,7 @@ func (a *App) openHandlers(p *plan) (err error) {
 	a.heard.Set(p.logout, p.transmitters)
 	o := authapi.Options{
 		Events:  a.heard,
-		Bouncer: a.bouncer, Sessions: a.session, Accounts: a.account, Ring: a.ring, Tx: a.store.Tx, Route: a.gateway.Demand,
+		Bouncer: a.bouncer, Sessions: a.session, Accounts: a.account, Ring: a.ring, Proofs: a.proofs, Tx: a.store.Tx, Route: a.gateway.Demand,
 		Origins: origins, Peers: a.peers, Cookies: a.cookies, PublicURL: c.PublicURL.URL, AuthPath: c.AuthPath,
 		Issuer: a.ownIssuer(), Ready: a.isReady, Log: a.log, Audit: a.events, Clients: &a.clients,
 		FailuresPerIP: limit.Rate(c.Limits.Logins.PerIP), FailuresPerClient: limit.Rate(c.Limits.Logins.PerAccount),

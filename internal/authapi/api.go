@@ -47,6 +47,9 @@ type Options struct {
 	Login *login.Service
 	// Ring holds our public keys; nil: there are none.
 	Ring *token.Ring
+	// Proofs judges proofs of possession (RFC 9449), the same as Bouncer's; nil: none
+	// are taken.
+	Proofs *token.ProofChecker
 	// Tx runs fn in a transaction that Sessions and Accounts join.
 	Tx func(ctx context.Context, fn func(ctx context.Context) error) error
 	// Route is what the route at an escaped path demands, and whether there is one.

@@ -101,11 +101,11 @@ func (a *API) identify(r *http.Request) (caller, error) {
 			return caller{}, err
 		}
 	}
-	c.Token, err = a.o.Bouncer.Verify(r.Context(), raw)
+	c.Token, err = a.o.Bouncer.VerifyRequest(r, raw, c.cookie)
 	return c, err
 }
 
-// bearer is the token of the Authorization header (RFC 6750 §2.1). Two lines are
+// bearer is the token of the Authorization header (RFC 6750 §2.1, RFC 9449 §7.1). Two lines are
 // two credentials, and identities are never merged.
 func bearer(h http.Header) (raw string, present bool, err error) {
 	lines := h["Authorization"]
@@ -116,10 +116,19 @@ func bearer(h http.Header) (raw string, present bool, err error) {
 		return "", false, nil
 	}
 	scheme, value, _ := strings.Cut(strings.TrimSpace(lines[0]), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
+	if !strings.EqualFold(scheme, "Bearer") && !strings.EqualFold(scheme, "DPoP") {
 		return "", false, nil // another scheme is not ours to judge
 	}
 	return strings.Trim(value, " "), true, nil
+}
+
+// provedKey is the thumbprint of the DPoP key that the caller proved; "" without one.
+func (c caller) provedKey() string {
+	if c.Binding == "" || c.BoundToCertificate() {
+		return ""
+	}
+	_, thumbprint, _ := strings.Cut(c.Binding, ":")
+	return thumbprint
 }
 
 // machine: t was issued to a machine client, be it for somebody.

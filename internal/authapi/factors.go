@@ -320,6 +320,7 @@ func (a *API) verifyFactor(w http.ResponseWriter, r *http.Request) error {
 	g, err := a.o.Sessions.Refresh(ctx, session.RefreshRequest{
 		Token: raw, ClientID: clientID, IP: who.ip, UserAgent: who.agent,
 		Raise: &session.Proof{AMR: amr}, Session: c.Session, Subject: c.Subject,
+		Key: c.provedKey(),
 	})
 	if errors.Is(err, session.ErrInvalidGrant) {
 		return invalidGrant

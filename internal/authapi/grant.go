@@ -150,7 +150,8 @@ func (a *API) introspect(w http.ResponseWriter, r *http.Request) error {
 	if raw == "" {
 		return invalidRequest("token is needed.")
 	}
-	t, err := a.o.Bouncer.Verify(r.Context(), raw)
+	// Who asks got it with a proof, and is told of what key (RFC 9449 §6.2).
+	t, err := a.o.Bouncer.Verify(token.WithProof(r.Context(), token.AnyKey), raw)
 	var refused *reason.Refusal
 	switch {
 	case errors.As(err, &refused) && refused.Status < http.StatusInternalServerError:
@@ -165,9 +166,14 @@ func (a *API) introspect(w http.ResponseWriter, r *http.Request) error {
 	return httpx.WriteJSON(w, http.StatusOK, answer)
 }
 
+// introspectedType is token_type of a verified token (RFC 9449 §6.2).
+func introspectedType(t *token.Token) string {
+	return tokenType(caller{Token: t}.provedKey())
+}
+
 func introspection(t *token.Token) (map[string]any, error) {
 	out := map[string]any{
-		"active": true, "token_type": "Bearer", "iss": t.Issuer, "sub": t.Subject, "exp": t.Expiry.Unix(), "scope": joinScopes(t.Scopes),
+		"active": true, "token_type": introspectedType(t), "iss": t.Issuer, "sub": t.Subject, "exp": t.Expiry.Unix(), "scope": joinScopes(t.Scopes),
 	}
 	for name, value := range map[string]string{"client_id": t.ClientID, "jti": t.ID, "sid": t.Session} {
 		if value != "" {

@@ -51,7 +51,7 @@ type grantAnswer struct {
 // answer gives g to the caller: in the body, or, in the cookie form, as cookies
 // with no token in the body.
 func (a *API) answer(w http.ResponseWriter, g session.Grant, cookie bool, extended []string) error {
-	out := grantAnswer{TokenType: "Bearer", ExpiresIn: g.ExpiresIn, Scope: g.Scope, SessionID: g.SessionID, Extended: extended}
+	out := grantAnswer{TokenType: tokenType(g.Key), ExpiresIn: g.ExpiresIn, Scope: g.Scope, SessionID: g.SessionID, Extended: extended}
 	if !cookie {
 		out.AccessToken, out.RefreshToken = g.AccessToken, g.RefreshToken
 		return httpx.WriteJSON(w, http.StatusOK, out)
@@ -118,12 +118,25 @@ func (a *API) begin(w http.ResponseWriter, r *http.Request, cookie bool, method 
 			return err
 		}
 	}
+	proof, err := a.issueProof(r)
+	switch {
+	case err != nil:
+		return err
+	case proof != nil && cookie:
+		return errBoundCookie
+	}
+	spend := a.spending(proof)
 	ctx, who := r.Context(), from(r.Context())
 	var g session.Grant
-	err := prove(func(ctx context.Context, acct account.Account, amr []string) (err error) {
+	err = prove(func(ctx context.Context, acct account.Account, amr []string) (err error) {
+		if spend != nil { // nobody without the password can use up the room for proofs
+			if err := spend(); err != nil {
+				return err
+			}
+		}
 		g, err = a.o.Sessions.Begin(ctx, session.Start{
 			Subject: acct.Subject, ClientID: clientID, Method: method, Proof: session.Proof{AMR: amr},
-			IP: who.ip, UserAgent: who.agent, Origin: who.origin,
+			IP: who.ip, UserAgent: who.agent, Origin: who.origin, Key: keyOf(proof),
 		})
 		return err
 	})

@@ -95,7 +95,8 @@ func (a *API) extend(w http.ResponseWriter, r *http.Request) error {
 	if !present {
 		return reason.TokenMissing.Because("Send the newer access token in the Authorization header. With cookies, name the connections at the token endpoint.")
 	}
-	if _, err := a.o.Bouncer.Verify(r.Context(), raw); err != nil {
+	t, err := a.o.Bouncer.VerifyRequest(r, raw, false)
+	if err != nil {
 		return err
 	}
 	var in struct {
@@ -107,7 +108,7 @@ func (a *API) extend(w http.ResponseWriter, r *http.Request) error {
 	if err := checkIDs(in.Connections); err != nil {
 		return err
 	}
-	x, err := a.o.Bouncer.Extend(r.Context(), raw, in.Connections...)
+	x, err := a.o.Bouncer.Extend(token.WithProof(r.Context(), t.Binding), raw, in.Connections...)
 	if err != nil {
 		return err
 	}

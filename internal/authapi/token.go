@@ -43,6 +43,10 @@ func (a *API) token(w http.ResponseWriter, r *http.Request) error {
 	if err := a.checkGrant(grant, form.Get("response_type"), client); err != nil {
 		return a.refused(r, grant, client, err)
 	}
+	if grant != grantRefresh && len(r.Header["Dpop"]) > 0 {
+		// What it asks for is not done, so it is not left out in silence.
+		return a.refused(r, grant, client, invalidRequest("Machine clients get bearer tokens here: leave the DPoP header out."))
+	}
 	switch grant {
 	case grantRefresh:
 		in, err := readRefreshForm(form)
@@ -64,12 +68,22 @@ func (a *API) refresh(w http.ResponseWriter, r *http.Request, in refreshInput) e
 	if err := checkIDs(in.connections); err != nil {
 		return err
 	}
+	proof, err := a.issueProof(r)
+	switch {
+	case err != nil:
+		return err
+	case proof != nil && in.cookie:
+		return errBoundCookie
+	}
 	ctx, who := r.Context(), from(r.Context())
 	in.IP, in.UserAgent = who.ip, who.agent
+	in.Key, in.Spend = keyOf(proof), a.spending(proof)
 	g, err := a.o.Sessions.Refresh(ctx, in.RefreshRequest)
 	switch {
 	case errors.Is(err, session.ErrInvalidGrant), errors.Is(err, session.ErrInactive):
 		return oauthError("invalid_grant", "The refresh token is unknown, used or expired, or its session ended. Log in again.")
+	case errors.Is(err, session.ErrKey):
+		return errWrongKey
 	case errors.Is(err, session.ErrInvalidScope):
 		return oauthError("invalid_scope", "The session does not have that scope.")
 	case err != nil:
@@ -81,6 +95,9 @@ func (a *API) refresh(w http.ResponseWriter, r *http.Request, in refreshInput) e
 // extendTo moves the named connections to new tokens, which are the caller's
 // whatever becomes of that.
 func (a *API) extendTo(ctx context.Context, g session.Grant, connections []string) []string {
+	if g.Key != "" {
+		ctx = token.WithProof(ctx, token.KeyBinding(g.Key)) // it was proved just now
+	}
 	x, err := a.o.Bouncer.Extend(ctx, g.AccessToken, connections...)
 	if err != nil {
 		a.o.Log.WarnContext(ctx, "connections were not extended", "session", g.SessionID, "error", err)
@@ -177,7 +194,8 @@ var errNotYours = oauthError("invalid_grant", "The token was issued to another c
 // revokeAccess revokes one access token; the connections that live by it end.
 // client is who asks; nil: whoever holds the token.
 func (a *API) revokeAccess(r *http.Request, raw string, client *Client) error {
-	t, err := a.o.Bouncer.Verify(r.Context(), raw)
+	// Holding it is enough to end it.
+	t, err := a.o.Bouncer.Verify(token.WithProof(r.Context(), token.AnyKey), raw)
 	var refused *reason.Refusal
 	switch {
 	case err == nil:

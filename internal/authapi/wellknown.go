@@ -7,6 +7,7 @@ import (
 
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/token"
 )
 
 const (
@@ -48,6 +49,7 @@ func (a *API) metadata(w http.ResponseWriter, _ *http.Request) error {
 		TokenAuth       []string `json:"token_endpoint_auth_methods_supported"`
 		RevocationAuth  []string `json:"revocation_endpoint_auth_methods_supported"`
 		ServiceDocument string   `json:"service_documentation"`
+		Proofs          []string `json:"dpop_signing_alg_values_supported,omitempty"`
 		clientMetadata
 	}{
 		Issuer: a.o.Issuer, TokenEndpoint: a.base + a.o.AuthPath + "/token", RevocationEndpoint: a.base + a.o.AuthPath + "/revoke",
@@ -56,6 +58,9 @@ func (a *API) metadata(w http.ResponseWriter, _ *http.Request) error {
 	}
 	if a.o.Ring != nil {
 		doc.JWKSURI = a.base + jwksPath
+	}
+	if a.o.Proofs != nil {
+		doc.Proofs = token.ProofAlgorithms()
 	}
 	methods, algorithms := a.o.Clients.methods(), a.o.Clients.algorithms()
 	doc.TokenAuth, doc.RevocationAuth = append(doc.TokenAuth, methods...), append(doc.RevocationAuth, methods...)

@@ -22,6 +22,7 @@ type Config struct {
 	Admin          *Admin   `yaml:"admin,omitempty"`
 	Origins        []string `yaml:"origins"`
 	Cookies        Cookies  `yaml:"cookies"`
+	DPoP           DPoP     `yaml:"dpop"`
 	Drain          Duration `yaml:"drain"`
 	Relay          string   `yaml:"relay" oneof:"auto goroutine epoll"`
 	Issuer         *Issuer  `yaml:"issuer,omitempty"`
@@ -69,6 +70,11 @@ type Admin struct {
 // Cookies configures the browser's cookies.
 type Cookies struct {
 	SameSite string `yaml:"same_site" oneof:"strict lax none"`
+}
+
+// DPoP is how proofs of possession (RFC 9449) are taken.
+type DPoP struct {
+	Nonce string `yaml:"nonce" oneof:"off required"`
 }
 
 // Issuer is our own issuer of tokens.

@@ -17,6 +17,7 @@ func New() *Config {
 		Database: "sqlite",
 		Bus:      "local",
 		Cookies:  Cookies{SameSite: "strict"},
+		DPoP:     DPoP{Nonce: "off"},
 		Drain:    Duration(10 * time.Second),
 		Relay:    "auto",
 		Login:    Login{Password: Password{Enabled: true, MinLength: 15}},

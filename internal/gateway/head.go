@@ -15,7 +15,7 @@ var ownHeaders = map[string]bool{
 	"connection": true, "upgrade": true, "host": true, "keep-alive": true, "te": true, "trailer": true,
 	"transfer-encoding": true, "content-length": true, "expect": true, "http2-settings": true,
 	"proxy-connection": true, "proxy-authorization": true, "proxy-authenticate": true,
-	"authorization": true, "forwarded": true, "x-real-ip": true,
+	"authorization": true, "dpop": true, "forwarded": true, "x-real-ip": true,
 	"client-cert": true, "client-cert-chain": true, // RFC 9440: what a proxy says of the client's certificate
 	"sec-websocket-key": true, "sec-websocket-version": true, "sec-websocket-accept": true,
 	"sec-websocket-protocol": true, "sec-websocket-extensions": true,

@@ -1,6 +1,7 @@
 package jws
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -41,6 +42,8 @@ type Message struct {
 	// when absent, which HasKeyID and HasType tell from the empty string.
 	Algorithm, KeyID, Type string
 	HasKeyID, HasType      bool
+	// Key is jwk, of a message that ParseProof read; else nil.
+	Key []byte
 
 	input     string // ASCII(header '.' payload), what is signed
 	signature []byte
@@ -51,6 +54,21 @@ type Message struct {
 // and keys or addresses of keys inside the token: jwk, jku, x5u, x5c. The
 // signature may not be empty. The error wraps ErrTooLarge or ErrMalformed.
 func Parse(raw string, maxBytes int) (*Message, error) {
+	return parse(raw, maxBytes, false)
+}
+
+// ParseProof is Parse for a proof of possession, which brings its key (RFC 9449
+// §4.2). The signature then says that whoever made it holds that key, and
+// nothing else.
+func ParseProof(raw string, maxBytes int) (*Message, error) {
+	m, err := parse(raw, maxBytes, true)
+	if err == nil && m.Key == nil {
+		return nil, malformed("it brings no key (jwk)")
+	}
+	return m, err
+}
+
+func parse(raw string, maxBytes int, withKey bool) (*Message, error) {
 	if len(raw) > maxBytes {
 		return nil, ErrTooLarge
 	}
@@ -80,7 +98,7 @@ func Parse(raw string, maxBytes int) (*Message, error) {
 			return nil, malformed("the " + s.name + " is not canonical base64url")
 		}
 	}
-	if err := m.parseHeader(); err != nil {
+	if err := m.parseHeader(withKey); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -97,7 +115,7 @@ func decode(s string) ([]byte, error) {
 	return b64.DecodeString(s)
 }
 
-func (m *Message) parseHeader() error {
+func (m *Message) parseHeader(withKey bool) error {
 	var refused error
 	hasAlg := false
 	name := func(what string, raw []byte) string {
@@ -121,6 +139,10 @@ func (m *Message) parseHeader() error {
 			// RFC 7515 §4.1.11, RFC 7797 §6: no extension is understood here.
 			refused = malformed("it needs an extension (" + string(key) + ")")
 		case "jwk", "jku", "x5u", "x5c":
+			if withKey && string(key) == "jwk" {
+				m.Key = bytes.Clone(value)
+				return nil
+			}
 			// RFC 8725 §3.10: a key that comes with the token proves nothing.
 			refused = malformed("it brings its own key (" + string(key) + ")")
 		case "enc", "zip":

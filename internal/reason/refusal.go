@@ -27,6 +27,9 @@ type Refusal struct {
 	// how old the login may be, with insufficient_user_authentication.
 	ACR    string
 	MaxAge time.Duration
+	// Algs are the algorithms that a proof of possession may have, space-separated,
+	// and Nonce one that it must carry: the answer to a call with the scheme DPoP.
+	Algs, Nonce string
 }
 
 // Error implements error with the code alone: a refusal's text may reach logs.
@@ -66,6 +69,13 @@ func (r *Refusal) Wants(acr string, maxAge time.Duration) *Refusal {
 	return &c
 }
 
+// Proves is r as the answer to a call with the scheme DPoP (RFC 9449 §7.1, §9).
+func (r *Refusal) Proves(algs, nonce string) *Refusal {
+	c := *r
+	c.Algs, c.Nonce = algs, nonce
+	return &c
+}
+
 // ACRValue reports whether s can be one of several acr values in a challenge
 // (RFC 6750 §3, RFC 9110 §5.6.4): printable ASCII without space, quote and backslash.
 func ACRValue(s string) bool {
@@ -93,6 +103,8 @@ func (r *Refusal) ProblemHeader(h http.Header) {
 			challenge += `, max_age="` + strconv.Itoa(int(r.MaxAge/time.Second)) + `"`
 		}
 		h.Set("WWW-Authenticate", challenge)
+	case r.Code == InvalidDPoPProof.Code, r.Code == UseDPoPNonce.Code, r.Algs != "":
+		h.Set("WWW-Authenticate", r.proofChallenge())
 	case r.Status == http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 	case r.Code == InsufficientScope.Code:
@@ -101,6 +113,9 @@ func (r *Refusal) ProblemHeader(h http.Header) {
 			challenge += `, scope="` + r.Scope + `"`
 		}
 		h.Set("WWW-Authenticate", challenge)
+	}
+	if r.Nonce != "" {
+		h.Set("DPoP-Nonce", r.Nonce)
 	}
 	if r.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(r.RetryAfter))
@@ -112,6 +127,18 @@ func (r *Refusal) ProblemHeader(h http.Header) {
 	case http.StatusMethodNotAllowed:
 		h.Set("Allow", http.MethodGet)
 	}
+}
+
+func (r *Refusal) proofChallenge() string {
+	what := "invalid_token"
+	if r.Code == InvalidDPoPProof.Code || r.Code == UseDPoPNonce.Code {
+		what = r.Code
+	}
+	challenge := `DPoP error="` + what + `"`
+	if r.Algs != "" {
+		challenge += `, algs="` + r.Algs + `"`
+	}
+	return challenge
 }
 
 // Every refusal of a handshake (contract section 5) and of the HTTP API.
@@ -132,6 +159,8 @@ var (
 	TokenType        = &Refusal{Code: "token_type", Status: http.StatusUnauthorized, CloseCode: CodeUnauthorized, Detail: "The token is not an access token."}
 	TokenLifetime    = &Refusal{Code: "token_lifetime", Status: http.StatusUnauthorized, CloseCode: CodeUnauthorized, Detail: "The token lives longer than is allowed here."}
 	TokenBinding     = &Refusal{Code: "token_binding", Status: http.StatusUnauthorized, CloseCode: CodeUnauthorized, Detail: "The token is bound to a key, and no proof of that key came with it."}
+	InvalidDPoPProof = &Refusal{Code: "invalid_dpop_proof", Status: http.StatusUnauthorized, CloseCode: CodeUnauthorized, Detail: "The DPoP header is no good proof for this request and token. Make a new one for every request."}
+	UseDPoPNonce     = &Refusal{Code: "use_dpop_nonce", Status: http.StatusUnauthorized, CloseCode: CodeUnauthorized, Detail: "The proof needs the nonce of this answer's DPoP-Nonce header. Make a new one with it."}
 	TokenRevoked401  = &Refusal{Code: "token_revoked", Status: http.StatusUnauthorized, CloseCode: CodeUnauthorized, Detail: "The token has been revoked. Log in again."}
 	TicketInvalid    = &Refusal{Code: "ticket_invalid", Status: http.StatusUnauthorized, CloseCode: CodeUnauthorized, Detail: "The ticket is unknown, used, expired, or was made for another path or Origin. Ask for a new one for every attempt."}
 
@@ -159,7 +188,7 @@ func Refusals() []*Refusal {
 	return []*Refusal{
 		BadHandshake, MethodNotAllowed, CredentialAmbiguous, UnknownHost,
 		TokenMissing, TokenMalformed, TokenSignature, TokenExpired401, TokenNotYetValid, TokenIssuer,
-		TokenAudience, TokenType, TokenLifetime, TokenBinding, TokenRevoked401, TicketInvalid, InsufficientUserAuthentication,
+		TokenAudience, TokenType, TokenLifetime, TokenBinding, InvalidDPoPProof, UseDPoPNonce, TokenRevoked401, TicketInvalid, InsufficientUserAuthentication,
 		InsufficientScope, Forbidden, OriginDenied, NoRoute, TokenTooLarge, UpgradeRequired,
 		TooManyHandshakes, TooManyConns, UpstreamRefused, UpstreamTimeout, NotReady, Overloaded503,
 	}

@@ -80,7 +80,7 @@ func (s *Service) Begin(ctx context.Context, b Start) (g Grant, err error) {
 			Proof: proof, Claims: claims, External: b.External,
 			IP: addr(b.IP), UserAgent: audit.Cut(b.UserAgent, maxUserAgent), Origin: audit.Cut(b.Origin, maxOrigin),
 			Created: now, Used: now, Expires: now.Add(life), IdleUntil: now.Add(s.o.RefreshIdle),
-			Family: t.family(), Current: t.hash(),
+			Family: t.family(), Current: t.hash(), Key: b.Key,
 		}
 		if g, err = s.issue(&r, t, scopes, rev, now); err != nil {
 			return err
@@ -133,7 +133,7 @@ func (s *Service) issue(r *Record, t refreshToken, scopes []string, rev int64, n
 	a := token.AccessToken{
 		Issuer: s.o.Issuer, Audience: s.o.Audience, Subject: r.Subject, Session: r.ID, ClientID: r.ClientID,
 		ID: newID(), Scopes: scopes, IssuedAt: now.Truncate(time.Second), Rev: rev,
-		AuthTime: r.Proof.Time, AMR: r.Proof.AMR, ACR: r.Proof.ACR,
+		AuthTime: r.Proof.Time, AMR: r.Proof.AMR, ACR: r.Proof.ACR, Key: r.Key,
 	}
 	if len(r.Claims) > 0 {
 		if err := json.Unmarshal(r.Claims, &a.Extra); err != nil {
@@ -156,7 +156,7 @@ func (s *Service) issue(r *Record, t refreshToken, scopes []string, rev int64, n
 	}
 	return Grant{
 		AccessToken: raw, ExpiresAt: a.Expiry, ExpiresIn: seconds(a.Expiry.Sub(now)), RefreshToken: t.String(),
-		Scope: strings.Join(scopes, " "), SessionID: r.ID, Subject: r.Subject, SessionExpires: r.Expires,
+		Scope: strings.Join(scopes, " "), SessionID: r.ID, Subject: r.Subject, SessionExpires: r.Expires, Key: r.Key,
 	}, nil
 }
 

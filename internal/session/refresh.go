@@ -60,6 +60,11 @@ func (s *Service) Refresh(ctx context.Context, q RefreshRequest) (Grant, error) 
 			outcome = ErrInvalidGrant // somebody's token, and nobody's use of it
 			return nil
 		}
+		// Before the judgement: without the key nobody ends the session by an old token either.
+		if q.Key != r.Key {
+			outcome = ErrKey
+			return nil
+		}
 		switch v := judge(r, t.hash(), now, s.o.RefreshGrace); {
 		case v == reused:
 			outcome = ErrReused
@@ -67,6 +72,8 @@ func (s *Service) Refresh(ctx context.Context, q RefreshRequest) (Grant, error) 
 			return err
 		case v == refused || q.ClientID != r.ClientID || v == repeats && q.Raise != nil:
 			outcome = ErrInvalidGrant
+			return nil
+		case q.spend(&outcome):
 			return nil
 		case v == repeats:
 			g, outcome, err = s.repeat(ctx, r, t, q, now)
@@ -148,6 +155,14 @@ func raise(p *Proof, by Proof, now time.Time) {
 	if by.ACR != "" {
 		p.ACR = by.ACR
 	}
+}
+
+// spend uses the proof up, and reports whether that is the end of it.
+func (q *RefreshRequest) spend(outcome *error) bool {
+	if q.Spend != nil {
+		*outcome = q.Spend()
+	}
+	return *outcome != nil
 }
 
 func (s *Service) refreshed(ctx context.Context, r Record, q RefreshRequest, now time.Time, detail map[string]string) error {

@@ -22,6 +22,8 @@ var (
 	ErrReused = &reusedError{}
 	// ErrInvalidScope: a scope was asked for that the session does not have (RFC 6749 §5.2 invalid_scope).
 	ErrInvalidScope = errors.New("invalid_scope: the session does not have that scope")
+	// ErrKey: the session is bound to another key than was proved, or to none.
+	ErrKey = errors.New("the session is bound to another DPoP key, or to none")
 	// ErrNotExchanged: the token that was shown cannot be exchanged for another (RFC 8693 §2.2.2).
 	ErrNotExchanged = errors.New("the token cannot be exchanged")
 	// ErrNoIssuer: this server issues no tokens.
@@ -139,6 +141,8 @@ type Grant struct {
 	SessionID      string
 	Subject        string
 	SessionExpires time.Time
+	// Key is the DPoP key that the tokens are bound to; empty: none.
+	Key string
 }
 
 // A Start is how a session begins.
@@ -158,6 +162,9 @@ type Start struct {
 	UserAgent, Origin string
 	// TTL is the absolute life; zero, or more than RefreshTTL: RefreshTTL.
 	TTL time.Duration
+	// Key is the thumbprint of the DPoP key that the session's tokens are bound to;
+	// empty: they are bearer tokens.
+	Key string
 }
 
 // A Proof is how a subject proved who it is.
@@ -192,7 +199,13 @@ type RefreshRequest struct {
 	UserAgent string
 	// Raise is a further proof of who it is, by which the session's own grows; nil:
 	// none. Session and Subject are then whose it must be.
-	Raise            *Proof
+	Raise *Proof
+	// Key is the thumbprint of the DPoP key that was proved, empty for none: it must
+	// be the session's. Spend is called when everything else is good and before
+	// anything changes; an error of it is the outcome. Nil: not.
+	Key   string
+	Spend func() error
+
 	Session, Subject string
 }
 

@@ -36,6 +36,8 @@ type Record struct {
 	// Family is the hash of what all refresh tokens of the session begin
 	// with; Current is that of the one token that rotates.
 	Family, Current Hash
+	// Key is the thumbprint of the DPoP key that its tokens are bound to; empty: none.
+	Key string
 	// Previous is the token that Current replaced at Rotated, and the zero
 	// Hash before the first rotation. Repeated says that it was answered a
 	// second time; Replay is that answer, sealed under a key made of Previous.
@@ -112,7 +114,7 @@ type Store interface {
 	// session, else of its subject, else of its email; oldest first, at most limit.
 	SessionsOfExternal(ctx context.Context, of External, limit int) ([]Record, error)
 	// UpdateSession writes all of r but ID, Subject, ClientID, Method, External,
-	// Created, Expires and Family, which never change.
+	// Created, Expires, Family and Key, which never change.
 	UpdateSession(ctx context.Context, r Record) error
 	DeleteSession(ctx context.Context, id string) error
 	DeleteSessionsOf(ctx context.Context, subject string) (int, error)

@@ -10,7 +10,7 @@ import (
 const sessionColumns = `id, subject, client_id, scopes, method, ip, user_agent, origin, created, used, expires,
 	idle_until, access_until, family, current, previous, rotated, repeated, replay, auth_time, amr, acr, claims,
 	provider, external_issuer, external_subject, external_session, external_email,
-	external_issued`
+	external_issued, dpop_jkt`
 
 func readSession(row scanner) (r session.Record, err error) {
 	err = row.Scan(&r.ID, &r.Subject, &r.ClientID, words{&r.Scopes}, &r.Method, &r.IP, &r.UserAgent, &r.Origin,
@@ -18,19 +18,19 @@ func readSession(row scanner) (r session.Record, err error) {
 		sum{&r.Family}, sum{&r.Current}, sum{&r.Previous}, stamp{&r.Rotated}, &r.Repeated, &r.Replay,
 		stamp{&r.Proof.Time}, words{&r.Proof.AMR}, &r.Proof.ACR, &r.Claims,
 		&r.External.Provider, &r.External.Issuer, &r.External.Subject, &r.External.Session, &r.External.Email,
-		stamp{&r.External.IssuedAt})
+		stamp{&r.External.IssuedAt}, &r.Key)
 	return r, err
 }
 
 // InsertSession implements session.Store.
 func (s *Store) InsertSession(ctx context.Context, r session.Record) error {
 	_, err := s.exec(ctx, `INSERT INTO sessions (`+sessionColumns+`)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		r.ID, r.Subject, r.ClientID, joined(r.Scopes), r.Method, r.IP, r.UserAgent, r.Origin,
 		ms(r.Created), ms(r.Used), ms(r.Expires), ms(r.IdleUntil), ms(r.AccessUntil),
 		r.Family[:], r.Current[:], r.Previous[:], ms(r.Rotated), r.Repeated, r.Replay,
 		ms(r.Proof.Time), joined(r.Proof.AMR), r.Proof.ACR, r.Claims,
-		r.External.Provider, r.External.Issuer, r.External.Subject, r.External.Session, r.External.Email, ms(r.External.IssuedAt))
+		r.External.Provider, r.External.Issuer, r.External.Subject, r.External.Session, r.External.Email, ms(r.External.IssuedAt), r.Key)
 	return err
 }
 

@@ -68,7 +68,7 @@ func aSession(id, subject string, b byte) session.Record {
 		ID: id, Subject: subject, ClientID: "client", Scopes: []string{"chat", "chat:write"}, Method: "password",
 		IP: "2001:db8::1", UserAgent: "agent ü", Origin: "https://app.example", Created: at, Used: at.Add(time.Second),
 		Expires: at.Add(time.Hour), IdleUntil: at.Add(time.Minute), AccessUntil: at.Add(5 * time.Minute),
-		Family: hash(b), Current: hash(b + 1),
+		Family: hash(b), Current: hash(b + 1), Key: "thumbprint-" + id,
 		Proof: session.Proof{Time: at.Add(-time.Minute), AMR: []string{"pwd", "otp"}, ACR: "urn:example:mfa"}, Claims: []byte(`{"tenant":"ü"}`),
 		External: session.External{Provider: "corp", Issuer: "https://sso.example", Subject: "u-" + subject, Session: "x-" + id,
 			Email: subject + "@example.com", IssuedAt: at.Add(-2 * time.Second)},
