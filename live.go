@@ -353,6 +353,20 @@ func (l *Live) tell(why Reason) {
 	l.life.end()
 }
 
+// Carried is what the connection carried so far: as its Ender tells by a method
+// of this name, else as it was counted in the fields.
+func (l *Live) Carried() (clientBytes, upstreamBytes, clientMessages, upstreamMessages int64) {
+	l.mu.Lock()
+	e := l.ender
+	l.mu.Unlock()
+	if c, ok := e.(interface {
+		Carried() (clientBytes, upstreamBytes, clientMessages, upstreamMessages int64)
+	}); ok {
+		return c.Carried()
+	}
+	return l.ClientBytes.Load(), l.UpstreamBytes.Load(), l.ClientMessages.Load(), l.UpstreamMessages.Load()
+}
+
 // Release tells that the connection is gone, and gives its places back. why
 // counts when nothing ended it before. It is idempotent.
 func (l *Live) Release(why Reason) {

@@ -51,9 +51,8 @@ func connection(l *wsbouncer.Live) Connection {
 	c := Connection{
 		ID: l.ID(), Route: routeName(l), Origin: l.Origin(), Scopes: []string{},
 		Started: l.Started().UTC(), ExpiresAt: l.ExpiresAt().UTC(),
-		ClientBytes: l.ClientBytes.Load(), UpstreamBytes: l.UpstreamBytes.Load(),
-		ClientMessages: l.ClientMessages.Load(), UpstreamMessages: l.UpstreamMessages.Load(),
 	}
+	c.ClientBytes, c.UpstreamBytes, c.ClientMessages, c.UpstreamMessages = l.Carried()
 	if l.IP().IsValid() {
 		c.IP = l.IP().String()
 	}

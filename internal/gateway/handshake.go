@@ -54,6 +54,19 @@ func (c *conn) End(why wsbouncer.Reason) {
 	cancel()
 }
 
+// Carried is what the library asks for while the connection lives; its own
+// fields are set at the end.
+func (c *conn) Carried() (clientBytes, upstreamBytes, clientMessages, upstreamMessages int64) {
+	c.mu.Lock()
+	r := c.relay
+	c.mu.Unlock()
+	if r == nil {
+		return 0, 0, 0, 0
+	}
+	s := r.Stats()
+	return s.ClientBytes, s.UpstreamBytes, s.ClientMessages, s.UpstreamMessages
+}
+
 // start starts the relay. An end that came before is the relay's from its
 // beginning: whoever asked for it was told that nothing is forwarded any more.
 func (c *conn) start(cfg relay.Config) *relay.Conn {

@@ -139,6 +139,7 @@ func TestCommandsShowAndEndWhatLives(t *testing.T) {
 		ID, Subject, Session, Route string
 		Expires                     time.Time `json:"expires_at"`
 		Messages                    int       `json:"client_messages"`
+		Bytes                       int       `json:"upstream_bytes"`
 	}
 	conns := func(args ...string) (out []connection) {
 		t.Helper()
@@ -148,6 +149,10 @@ func TestCommandsShowAndEndWhatLives(t *testing.T) {
 	if got := conns(); len(got) != 3 {
 		t.Errorf("connections %+v", got)
 	}
+	eventually(t, "what a living connection carried", func() bool {
+		got := conns("--subject", "bob")
+		return len(got) == 1 && got[0].Messages > 0 && got[0].Bytes > 0
+	})
 	if got := conns("--subject", "bob"); len(got) != 1 || got[0].ID != other.id || got[0].Route != "/chat/{room}" || got[0].Session != bob.str("session_id") {
 		t.Errorf("connections of bob %+v", got)
 	}
