@@ -78,6 +78,20 @@ func Object(b []byte, o Options, fn func(key, value []byte) error) error {
 	return s.document(fn)
 }
 
+// Array checks a whole document that must be an array, and calls fn for every
+// element of it in their order, as Object does.
+func Array(b []byte, o Options, fn func(element []byte) error) error {
+	s := newScanner(b, o)
+	defer s.free()
+	s.each = fn
+	s.space()
+	if s.pos == len(b) || b[s.pos] != '[' {
+		return s.fail(ErrSyntax)
+	}
+	s.pos = 0
+	return s.document(nil)
+}
+
 // Find checks a whole document that must be an object, and gives the raw value
 // of its member name, within b. On an error it finds nothing.
 func Find(b []byte, o Options, name string) (value []byte, found bool, err error) {

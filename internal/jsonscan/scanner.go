@@ -18,6 +18,9 @@ type scanner struct {
 	find  bool
 	want  string
 	found []byte
+
+	look lookup
+	each func(element []byte) error // of the outermost array
 }
 
 // Scanners are pooled for the tables of keySet.
@@ -30,7 +33,7 @@ func newScanner(b []byte, o Options) *scanner {
 }
 
 func (s *scanner) free() {
-	s.b, s.find, s.want, s.found = nil, false, "", nil
+	s.b, s.find, s.want, s.found, s.look, s.each = nil, false, "", nil, lookup{}, nil
 	if s.keys.reset() {
 		scanners.Put(s)
 	}
@@ -117,10 +120,24 @@ func (s *scanner) array(depth int) error {
 		s.pos++
 		return nil
 	}
-	for {
+	above := s.look.below
+	for index := 0; ; index++ {
 		s.space()
+		if above != 0 {
+			s.look.element(above, depth, index)
+		}
+		from := s.pos
 		if err := s.value(depth + 1); err != nil {
 			return err
+		}
+		if above != 0 {
+			s.look.took(depth, s.b[from:s.pos:s.pos])
+			s.look.below = above
+		}
+		if s.each != nil && depth == 1 {
+			if err := s.each(s.b[from:s.pos:s.pos]); err != nil {
+				return err
+			}
 		}
 		s.space()
 		if s.pos == len(s.b) {
@@ -151,6 +168,7 @@ func (s *scanner) object(depth int, fn func(key, value []byte) error) error {
 		return nil
 	}
 	base := s.keys.open()
+	above := s.look.below
 	for members := 1; ; members++ {
 		s.space()
 		if s.pos == len(s.b) || s.b[s.pos] != '"' {
@@ -175,8 +193,15 @@ func (s *scanner) object(depth int, fn func(key, value []byte) error) error {
 		s.pos++
 		s.space()
 		from := s.pos
+		if above != 0 {
+			s.look.member(above, depth, key)
+		}
 		if err := s.value(depth + 1); err != nil {
 			return err
+		}
+		if above != 0 {
+			s.look.took(depth, s.b[from:s.pos:s.pos])
+			s.look.below = above
 		}
 		if depth == 1 {
 			value := s.b[from:s.pos:s.pos]
