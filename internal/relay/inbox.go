@@ -6,11 +6,12 @@ import (
 
 	"github.com/wsbouncer/wsbouncer/internal/frame"
 	"github.com/wsbouncer/wsbouncer/internal/limit"
+	"github.com/wsbouncer/wsbouncer/internal/reason"
 )
 
-// inBandBytes bounds a message in in-band mode where no limit is set: there,
-// messages are held until they are known not to be the gateway's.
-const inBandBytes = 1 << 20
+// heldBytes bounds a message where no limit is set and messages are held: until
+// they are known not to be the gateway's, or may go on.
+const heldBytes = 1 << 20
 
 // refreshRate is how often the client is heard in-band.
 var refreshRate = limit.Rate{PerSecond: 1, Burst: 1}
@@ -18,9 +19,10 @@ var refreshRate = limit.Rate{PerSecond: 1, Burst: 1}
 // tooOften answers an in-band message above refreshRate.
 var tooOften = []byte(`{"wsbouncer":"error","code":"rate_limited"}`)
 
-// inBand is the in-band mode of a connection.
-type inBand struct {
-	handle  func(c *Conn, message []byte) (answer []byte)
+// A sieve is what looks into messages.
+type sieve struct {
+	inBand  func(c *Conn, message []byte) (answer []byte)
+	inspect func(c *Conn, from Party, binary bool, message []byte) Verdict
 	refresh int64 // state of refreshRate, the up pump's own
 	dropped atomic.Int64
 	boxes   [2]inbox // of the up pump and of the down pump
@@ -29,20 +31,26 @@ type inBand struct {
 // box is the pump's own inbox.
 func (p *pump) box() *inbox {
 	if p.from == Client {
-		return &p.c.inBand.boxes[0]
+		return &p.c.sieve.boxes[0]
 	}
-	return &p.c.inBand.boxes[1]
+	return &p.c.sieve.boxes[1]
 }
 
-// An inbox is the in-band state of a direction: it holds a text message that
-// may be a JSON object until it is whole. Control frames among its fragments
-// go on at once; everything else goes on as it came and in its order.
+// An inbox is the sieve's state of a direction: it holds a message that has to be
+// looked at until it is whole. Control frames among its fragments go on at once;
+// everything else goes on as it came and in its order.
 type inbox struct {
 	left    int64 // of the current data frame's payload
 	final   bool  // the current data frame is its message's last
 	open    bool  // more frames of the message follow
 	holding bool
 	raw     []byte // the held message's frames, as they came
+}
+
+// holds reports whether a message that begins with h and payload must be looked
+// at.
+func (x *sieve) holds(h frame.Header, payload []byte) bool {
+	return x.inspect != nil || h.Op == frame.Text && mayBeObject(h, payload)
 }
 
 // sift passes on b, legal and whole as the scanner said, without the messages
@@ -68,16 +76,17 @@ func (p *pump) sift(b []byte) {
 		case h.Op.IsControl():
 			pos += size
 			continue
-		case h.Op == frame.Text && h.Fin && h.Length == int64(size-n):
+		case h.Op != frame.Continuation && h.Fin && h.Length == int64(size-n) && p.c.sieve.holds(h, b[pos+n:pos+size]):
 			// The usual case needs no copy: it is all here.
-			if p.judge(b[pos : pos+size]) {
+			if v := p.judge(b[pos : pos+size]); !v.Whole {
 				p.pass(b[from:pos], 0, false)
+				p.carryOut(h.Op, v)
 				from = pos + size
 			}
 			pos += size
 			continue
 		case h.Op != frame.Continuation:
-			x.holding = h.Op == frame.Text && mayBeObject(h, b[pos+n:pos+size])
+			x.holding = p.c.sieve.holds(h, b[pos+n:pos+size])
 		}
 		x.left, x.final, x.open = h.Length, h.Fin, !h.Fin
 		if x.holding {
@@ -109,45 +118,78 @@ func (p *pump) decide() {
 	}
 	raw := x.raw
 	x.raw, x.holding = nil, false
-	if !p.judge(raw) {
+	v := p.judge(raw)
+	if v.Whole {
 		p.pass(raw, 0, false)
+		return
 	}
+	h, _, _ := frame.ParseHeader(raw)
+	p.carryOut(h.Op, v)
 }
 
-// judge reports whether the message of these frames is the gateway's; it has
-// been dealt with then.
-func (p *pump) judge(frames []byte) bool {
-	h, n, _ := frame.ParseHeader(frames)
-	if !mayBeObject(h, frames[n:n+int(h.Length)]) {
-		return false
-	}
+// judge decides about the message of these frames. A reply has been sent then.
+func (p *pump) judge(frames []byte) Verdict {
+	h, _, _ := frame.ParseHeader(frames)
 	room := takeBuffer()
 	defer giveBuffer(room)
-	text := room[:0]
+	message := room[:0]
 	for rest := frames; len(rest) > 0; {
 		h, n, _ := frame.ParseHeader(rest)
 		size := n + int(h.Length)
-		text = frame.AppendPayload(text, rest[:size])
+		message = frame.AppendPayload(message, rest[:size])
 		rest = rest[size:]
 	}
-	if !Reserved(text) {
-		return false
+	x := p.c.sieve
+	if x.inBand != nil && h.Op == frame.Text && Reserved(message) {
+		if p.from == Upstream {
+			x.dropped.Add(1)
+		} else {
+			p.c.hear(message)
+		}
+		return Verdict{}
 	}
-	if p.from == Upstream {
-		p.c.inBand.dropped.Add(1)
-	} else {
-		p.c.hear(text)
+	if x.inspect == nil {
+		return Verdict{Whole: true}
 	}
-	return true
+	v := x.inspect(p.c, p.from, h.Op == frame.Binary, message)
+	if len(v.Reply) > 0 && v.End.IsZero() && !p.reply(v) {
+		// Whoever asks for what is refused, and does not read the answers.
+		v = Verdict{End: reason.Overloaded}
+	}
+	if len(v.Part) > 0 {
+		v.Part = append([]byte(nil), v.Part...) // it may be of room
+	}
+	if !v.End.IsZero() {
+		v.Whole, v.Part = false, nil
+	}
+	return v
+}
+
+func (p *pump) reply(v Verdict) bool {
+	op := frame.Text
+	if v.BinaryReply {
+		op = frame.Binary
+	}
+	return p.c.notify(p.from, op, v.Reply)
+}
+
+// carryOut does what is left of a verdict on a message that does not go on whole.
+func (p *pump) carryOut(op frame.Opcode, v Verdict) {
+	switch {
+	case !v.End.IsZero():
+		p.refuse(v.End)
+	case len(v.Part) > 0:
+		p.pass(frame.Append(nil, op, v.Part, p.dst.masked), 0, false)
+	}
 }
 
 // hear gives a message to the in-band handler and sends its answer.
 func (c *Conn) hear(text []byte) {
-	next, ok, _ := refreshRate.Decide(c.inBand.refresh, time.Now(), 1)
+	next, ok, _ := refreshRate.Decide(c.sieve.refresh, time.Now(), 1)
 	answer := tooOften
 	if ok {
-		c.inBand.refresh = next
-		answer = c.inBand.handle(c, text)
+		c.sieve.refresh = next
+		answer = c.sieve.inBand(c, text)
 	}
 	if len(answer) > 0 {
 		c.Notify(answer)

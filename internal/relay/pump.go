@@ -168,7 +168,7 @@ func (p *pump) take(b []byte, n int) (more bool) {
 		pass = b[:end-c.Len]
 	}
 	if len(pass) > 0 && !p.draining {
-		if p.c.inBand != nil {
+		if p.c.sieve != nil {
 			p.sift(pass)
 		} else {
 			p.send(pass, p.scan.Left(), !p.scan.BetweenMessages())

@@ -52,7 +52,7 @@ type Config struct {
 	Compression bool
 	// CheckUTF8: text payloads that are not compressed are validated.
 	CheckUTF8 bool
-	// Loops relay what they can: plain sockets without InBand. nil, and
+	// Loops relay what they can: plain sockets without InBand and Inspect. nil, and
 	// everything else: two goroutines a connection.
 	Loops *Loops
 	// Wheel keeps the idle time-out; nil: none.
@@ -64,12 +64,33 @@ type Config struct {
 	// connection's own goroutine, never twice at once, at most once a second,
 	// and may call c.End.
 	InBand func(c *Conn, message []byte) (answer []byte)
+	// Inspect, when set, decides about every data message of either side before
+	// anything of it goes on; nothing is compressed then, and text is UTF-8. It
+	// is called for one message of a side at a time, on the connection's own
+	// goroutines, for the two sides perhaps at once, and may call c.End. The
+	// message is unmasked, and valid during the call only; what the verdict holds
+	// must be valid until the next message of the side.
+	Inspect func(c *Conn, from Party, binary bool, message []byte) Verdict
 	// Ended, when set, is how the connection ended before it began: its close
 	// frames leave, and nothing else does.
 	Ended reason.End
 	// OnEnd is called exactly once, when both sides are closed and nothing of
 	// the connection runs any more. It may be called before Start returns.
 	OnEnd func(end reason.End, s Stats)
+}
+
+// A Verdict is what becomes of a message.
+type Verdict struct {
+	// Whole: it goes on, frame for frame as it came. Otherwise Part goes on in
+	// its place, in one frame; nothing does where that is empty.
+	Whole bool
+	Part  []byte
+	// Reply goes back to the sender, where there is one, as a binary message or
+	// as text.
+	Reply       []byte
+	BinaryReply bool
+	// End, when set, ends the connection, and nothing of the message goes on.
+	End reason.End
 }
 
 // A Party is who ended a connection.
@@ -115,8 +136,8 @@ type Conn struct {
 	look    bool // for check
 	stopped bool // under mu: both sides were told that nothing more goes on
 	by      Party
-	loop    *loop   // nil: a goroutine for each pump
-	inBand  *inBand // nil: off
+	loop    *loop  // nil: a goroutine for each pump
+	sieve   *sieve // nil: off
 	onEnd   func(end reason.End, s Stats)
 	limits  *Limits
 
@@ -147,18 +168,20 @@ type alarm struct {
 func Start(cfg Config) *Conn {
 	c := &Conn{onEnd: cfg.OnEnd, wheel: cfg.Wheel, limits: cfg.Limits}
 	c.client.conn, c.upstream.conn = c, c
-	if cfg.Loops == nil || cfg.InBand != nil || !cfg.Loops.adopt(c, cfg.Client, cfg.Upstream) {
+	inspected := cfg.InBand != nil || cfg.Inspect != nil
+	if cfg.Loops == nil || inspected || !cfg.Loops.adopt(c, cfg.Client, cfg.Upstream) {
 		c.client.attach(plain(cfg.Client))
 		c.upstream.attach(plain(cfg.Upstream))
 	}
 	c.upstream.masked = true
 	o := frame.Options{MaxMessage: cfg.Limits.MessageBytes, Compression: cfg.Compression, CheckUTF8: cfg.CheckUTF8}
-	if cfg.InBand != nil {
-		c.inBand = &inBand{handle: cfg.InBand}
+	if inspected {
+		c.sieve = &sieve{inBand: cfg.InBand, inspect: cfg.Inspect}
 		// What is compressed cannot be looked at.
 		o.Compression = false
+		o.CheckUTF8 = o.CheckUTF8 || cfg.Inspect != nil
 		if o.MaxMessage == 0 {
-			o.MaxMessage = inBandBytes
+			o.MaxMessage = heldBytes
 		}
 	}
 	c.down.init(c, Upstream, o, cfg.FromUpstream)
@@ -213,10 +236,19 @@ func (c *Conn) End(e reason.End) { c.finish(e, Gateway) }
 // boundary between messages. It does not block and reports whether there was
 // room: while an upstream's message does not end, little is kept.
 func (c *Conn) Notify(message []byte) bool {
-	if !c.client.note(message) {
+	return c.notify(Client, frame.Text, message)
+}
+
+// notify sends a message of the gateway's own to a party.
+func (c *Conn) notify(to Party, op frame.Opcode, message []byte) bool {
+	s, writer := &c.client, &c.down
+	if to == Upstream {
+		s, writer = &c.upstream, &c.up
+	}
+	if !s.note(op, message) {
 		return false
 	}
-	c.down.poke()
+	writer.poke()
 	return true
 }
 
@@ -230,8 +262,8 @@ func (c *Conn) Stats() Stats {
 		ClientMessages: c.up.messages.Load(), UpstreamMessages: c.down.messages.Load(),
 		By: by,
 	}
-	if c.inBand != nil {
-		s.InBandDropped = c.inBand.dropped.Load()
+	if c.sieve != nil {
+		s.InBandDropped = c.sieve.dropped.Load()
 	}
 	return s
 }

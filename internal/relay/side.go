@@ -442,8 +442,8 @@ func waitForClose(stream Stream, by time.Time) {
 	}
 }
 
-// note keeps a text message of our own for the next boundary.
-func (s *side) note(message []byte) bool {
+// note keeps a message of our own for the next boundary.
+func (s *side) note(op frame.Opcode, message []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing || s.done {
@@ -453,7 +453,7 @@ func (s *side) note(message []byte) bool {
 	if len(x.notes)+len(message)+frame.MaxHeader > notesBytes {
 		return false
 	}
-	x.notes, s.noted = frame.Append(x.notes, frame.Text, message, s.masked), true
+	x.notes, s.noted = frame.Append(x.notes, op, message, s.masked), true
 	return true
 }
 
