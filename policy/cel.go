@@ -149,6 +149,11 @@ var errNotBool = errors.New("the expression is neither true nor false")
 // Allow reports whether the expression is true. An error is a denial; it repeats
 // nothing of the values.
 func (p *Program) Allow(v Vars) (bool, error) {
+	return p.allow(v)
+}
+
+// allow takes Vars, or a cel.Activation.
+func (p *Program) allow(v any) (bool, error) {
 	out, _, err := p.program.Eval(v)
 	if err != nil {
 		return false, evaluation(err)
