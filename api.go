@@ -98,6 +98,12 @@ type Demand struct {
 	MaxAuthAge time.Duration
 	// Authorizer is asked after those, and again at every refresh.
 	Authorizer Authorizer
+	// Permissions decide what Principal.Allow answers; nil: it allows nothing. It
+	// is asked once for a connection, for the function that will be; principal
+	// gives who is there by the latest token. policy.Rules is one.
+	Permissions interface {
+		Permit(principal func() *Principal, r *http.Request) (allow func(action, target string) bool)
+	}
 	// RejectByClose refuses with a 101 and a close code that browsers can
 	// read, where that is safe, instead of an HTTP status.
 	RejectByClose bool

@@ -118,6 +118,12 @@ func (b *Bouncer) Track(a *Admission, e Ender) (*Live, error) {
 		a.live = l
 		return l, nil
 	}
+	if p := a.demand.Permissions; p != nil {
+		allow := p.Permit(l.Principal, a.Request)
+		l.life.mu.Lock()
+		l.life.allow = allow
+		l.life.mu.Unlock()
+	}
 	evicted, ref := b.bind(l, a, e, limits)
 	if evicted != nil {
 		evicted.tell(reason.Overloaded)

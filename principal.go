@@ -66,6 +66,7 @@ type life struct {
 	mu      sync.Mutex
 	done    chan struct{} // made when somebody asks
 	over    bool
+	allow   func(action, target string) bool // nil: nothing
 }
 
 func (l *life) channel() <-chan struct{} {
@@ -115,6 +116,16 @@ func (p *Principal) Done() <-chan struct{} { return p.life.channel() }
 
 // ExpiresAt is when the connection ends unless a newer token moves it.
 func (p *Principal) ExpiresAt() time.Time { return time.Unix(0, p.life.expires.Load()) }
+
+// Allow reports whether the connection may do this, by Demand.Permissions and the
+// token that it lives by now. It may be called concurrently. Without Permissions,
+// and before the connection is tracked, it allows nothing.
+func (p *Principal) Allow(action, target string) bool {
+	p.life.mu.Lock()
+	allow, over := p.life.allow, p.life.over
+	p.life.mu.Unlock()
+	return allow != nil && !over && allow(action, target)
+}
 
 // missing returns the needed scopes that p lacks.
 func (p *Principal) missing(need []string) (missing []string) {

@@ -171,7 +171,7 @@ func (l *level) match(s string, filters bool, value func(string) string) bool {
 	wild := filters && (s == "+" || s == "#")
 	switch {
 	case l.any:
-		return !(filters && s == "#")
+		return !filters || s != "#"
 	case wild:
 		return false
 	}

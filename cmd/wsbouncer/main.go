@@ -63,6 +63,7 @@ type cli struct {
 	Conn     connCmd     `cmd:"" help:"Live connections."`
 	Revoke   revokeCmd   `cmd:"" help:"Revoke tokens, sessions, subjects, keys, or all issued before a time. Live connections end."`
 	Audit    auditCmd    `cmd:"" help:"Security events."`
+	Policy   policyCmd   `cmd:"" help:"Rules about connections and messages."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 }
 

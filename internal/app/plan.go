@@ -17,6 +17,7 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/internal/login"
 	"github.com/wsbouncer/wsbouncer/internal/secevent"
+	"github.com/wsbouncer/wsbouncer/policy"
 	"github.com/wsbouncer/wsbouncer/token"
 )
 
@@ -237,6 +238,16 @@ func routeOf(c *config.Config, r *config.Route) (out gateway.Route, path string,
 	}
 	if h := r.HealthCheck; h != nil {
 		out.HealthCheck = &gateway.HealthCheck{Path: h.Path, Interval: h.Interval.D(), Timeout: h.Timeout.D(), UnhealthyThreshold: h.UnhealthyThreshold, HealthyThreshold: h.HealthyThreshold}
+	}
+	if r.Allow != "" {
+		if out.Allow, err = policy.Connections.Compile(string(r.Allow)); err != nil {
+			return out, "allow", err
+		}
+	}
+	if r.Permissions != nil {
+		if out.Permissions, path, err = permissionsOf(r.Permissions); err != nil {
+			return out, "permissions." + path, err
+		}
 	}
 	if r.UpstreamTLS != nil {
 		if out.UpstreamTLS, path, err = upstreamTLS(r.UpstreamTLS); err != nil {

@@ -152,19 +152,41 @@ type Route struct {
 	RequireAMR    []string     `yaml:"require_amr"`
 	RequireACR    []string     `yaml:"require_acr"`
 	MaxAuthAge    Duration     `yaml:"max_auth_age"`
-	Allow         string       `yaml:"allow,omitempty" later:"rules in CEL"`
+	Allow         Verbatim     `yaml:"allow,omitempty"`
 	Reject        string       `yaml:"reject" oneof:"http close"`
 	Extend        string       `yaml:"extend" oneof:"named session"`
 	InBandRefresh bool         `yaml:"in_band_refresh"`
 	Assertion     bool         `yaml:"assertion"`
 	Compression   string       `yaml:"compression" oneof:"off pass"`
 	UTF8          string       `yaml:"utf8" oneof:"pass check"`
-	Permissions   any          `yaml:"permissions,omitempty" later:"per-message permissions"`
+	Permissions   *Permissions `yaml:"permissions,omitempty"`
 	UpstreamTLS   *UpstreamTLS `yaml:"upstream_tls,omitempty"`
 	// ConnectTimeout is within the handshake's time-out, whatever it says.
 	ConnectTimeout Duration     `yaml:"connect_timeout"`
 	HealthCheck    *HealthCheck `yaml:"health_check,omitempty"`
 	Limits         *RouteLimits `yaml:"limits,omitempty"`
+}
+
+// Permissions are what messages may do.
+type Permissions struct {
+	Format       string           `yaml:"format" oneof:"json jsonrpc graphql-transport-ws mqtt stomp socketio"`
+	Action       string           `yaml:"action,omitempty"`
+	Target       string           `yaml:"target,omitempty"`
+	Mode         string           `yaml:"mode" oneof:"enforce report"`
+	FromClient   []PermissionRule `yaml:"from_client"`
+	FromUpstream []PermissionRule `yaml:"from_upstream,omitempty"`
+	Default      string           `yaml:"default" oneof:"deny allow"`
+	OnDeny       string           `yaml:"on_deny" oneof:"reply drop close"`
+}
+
+// PermissionRule is about some actions. The first that is about one decides.
+type PermissionRule struct {
+	Action Names     `yaml:"action,omitempty"`
+	Target Verbatims `yaml:"target,omitempty"`
+	Scopes []string  `yaml:"scopes,omitempty"`
+	Allow  Verbatim  `yaml:"allow,omitempty"`
+	Limit  *Rate     `yaml:"limit,omitempty"`
+	OnDeny string    `yaml:"on_deny,omitempty"`
 }
 
 // UpstreamTLS is how a wss upstream is verified, and who we are to it.

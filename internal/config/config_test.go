@@ -51,8 +51,6 @@ func TestCFG01BadConfigurations(t *testing.T) {
 		"upstream scheme":          {"issuer: {}\nroutes: [{path: /a, upstream: http://127.0.0.1:1}]\n", "neither ws:// nor wss://"},
 		"upstream password":        {"issuer: {}\nroutes: [{path: /a, upstream: 'ws://u:hunter2@127.0.0.1:1'}]\n", "may not hold a user name or password"},
 		"route on ours":            {"issuer: {}\nroutes: [{path: /auth/x, upstream: ws://127.0.0.1:1}]\n", "belongs to this program"},
-		"CEL later":                {minimal + "    allow: 'true'\n", "5:5: routes[0].allow: allow is not in this version: it lacks rules in CEL"},
-		"permissions later":        {minimal + "    permissions: {format: json}\n", "lacks per-message permissions"},
 		"postgres later":           {"database: postgres://u:p@h/d\n" + minimal, "lacks every database but sqlite"},
 		"nats later":               {"bus: nats://h\n" + minimal, "lacks every bus but local"},
 		"fetch twice":              {minimal + "trust: [{issuer: a, audience: b, algorithms: [RS256], keys: {discovery: true, url: https://a.example}}]\n", "needs exactly one of discovery: true, url"},

@@ -149,7 +149,11 @@ func (d *decoder) value(n ast.Node, v reflect.Value, path string) {
 	case reflect.Map:
 		d.dictionary(n, v, path)
 	case reflect.String:
-		if text, ok := d.text(n, path); ok {
+		read := d.text
+		if _, verbatim := v.Interface().(Verbatim); verbatim {
+			read = d.written
+		}
+		if text, ok := read(n, path); ok {
 			v.SetString(text)
 		}
 	case reflect.Bool:
@@ -282,7 +286,7 @@ func isOff(n ast.Node) bool {
 func (d *decoder) sequence(n ast.Node, v reflect.Value, path string) {
 	s, ok := n.(*ast.SequenceNode)
 	if !ok {
-		if _, urls := v.Interface().(URLs); urls { // one where a list may stand
+		if _, list := v.Interface().(interface{ oneOrMore() }); list { // one where a list may stand
 			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 			d.value(n, v.Index(0), path)
 			return
@@ -306,24 +310,29 @@ func (d *decoder) sequence(n ast.Node, v reflect.Value, path string) {
 
 var envRef = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
 
-// text is a scalar as written, with ${ENV} expanded.
-func (d *decoder) text(n ast.Node, path string) (string, bool) {
-	var s string
+// written is a scalar as it is written.
+func (d *decoder) written(n ast.Node, path string) (string, bool) {
 	switch n := n.(type) {
 	case *ast.StringNode:
-		s = n.Value
+		return n.Value, true
 	case *ast.LiteralNode:
-		s = n.Value.Value
+		return n.Value.Value, true
 	case *ast.IntegerNode, *ast.FloatNode:
-		s = n.GetToken().Value
+		return n.GetToken().Value, true
 	case *ast.NullNode:
 		d.report(n.GetToken(), path, "has no value")
-		return "", false
 	default:
 		d.report(n.GetToken(), path, "must be one value, not %s", strings.ToLower(n.Type().String()))
+	}
+	return "", false
+}
+
+// text is a scalar as written, with ${ENV} expanded.
+func (d *decoder) text(n ast.Node, path string) (string, bool) {
+	s, ok := d.written(n, path)
+	if !ok {
 		return "", false
 	}
-	ok := true
 	s = envRef.ReplaceAllStringFunc(s, func(ref string) string {
 		name := ref[2 : len(ref)-1]
 		value, set := os.LookupEnv(name)

@@ -114,6 +114,10 @@ func (r *Route) setDefaults() {
 	}
 }
 
+func (p *Permissions) setDefaults() {
+	*p = Permissions{Mode: "enforce", Default: "deny", OnDeny: "reply"}
+}
+
 func (h *HealthCheck) setDefaults() {
 	*h = HealthCheck{
 		Interval:           Duration(10 * time.Second),

@@ -77,7 +77,7 @@ func TestReference(t *testing.T) {
 	}
 	got.Login.Providers, got.Events, got.Trust[0].Logout = nil, plain.Events, nil
 	got.TLS, got.Routes[0].UpstreamTLS, got.Routes[0].Limits, got.Login.Password.Blocklist = nil, nil, nil, ""
-	got.Routes[0].HealthCheck = nil
+	got.Routes[0].HealthCheck, got.Routes[0].Permissions, got.Routes[0].Allow = nil, nil, ""
 	opts := cmp.Options{cmpopts.IgnoreUnexported(config.Config{}), cmpopts.EquateEmpty()}
 	if diff := cmp.Diff(plain, got, opts); diff != "" {
 		t.Errorf("the document's values are not the defaults (-default +document):\n%s", diff)

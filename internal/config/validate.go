@@ -465,6 +465,9 @@ func (v *validator) route(r *Route, at string) {
 	if r.UTF8 == "check" && r.Compression == "pass" {
 		v.wrong(at+".compression", "pass cannot go with utf8: check, which reads messages")
 	}
+	if r.Permissions != nil {
+		v.permissions(r, at)
+	}
 	if r.Extend == "session" {
 		v.warn(at+".extend", "a refresh keeps every connection of its session, also one that a thief opened")
 	}
@@ -493,6 +496,19 @@ func (v *validator) strength(r *Route, at string) {
 	}
 	if d := r.MaxAuthAge; d != 0 && (d < Duration(time.Second) || d%Duration(time.Second) != 0 || d > Duration(720*time.Hour)) {
 		v.wrong(at+".max_auth_age", "is %s; whole seconds from 1s to 720h, or 0s for any age", d)
+	}
+}
+
+func (v *validator) permissions(r *Route, at string) {
+	p := r.Permissions
+	if r.Compression == "pass" {
+		v.wrong(at+".compression", "pass cannot go with permissions, which read messages")
+	}
+	if len(p.FromClient) == 0 && p.Default == "deny" {
+		v.warn(at+".permissions", "no rule allows anything, so that clients can send nothing")
+	}
+	if p.Mode == "report" {
+		v.warn(at+".permissions.mode", "report denies nothing: it tells in the log what would be denied")
 	}
 }
 

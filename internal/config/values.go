@@ -151,6 +151,21 @@ func redactURL(s string) string {
 // URLs is one URL, or a list of them.
 type URLs []URL
 
+func (URLs) oneOrMore() {}
+
+// Names is one name, or a list of them.
+type Names []string
+
+func (Names) oneOrMore() {}
+
+// Verbatim is text in which ${NAME} is not the environment's.
+type Verbatim string
+
+// Verbatims is one text, or a list of them.
+type Verbatims []Verbatim
+
+func (Verbatims) oneOrMore() {}
+
 // Prefix is a network in CIDR notation, or one address.
 type Prefix struct{ netip.Prefix }
 

@@ -284,7 +284,7 @@ func (g *Gateway) upgrade(ctx context.Context, c relay.Stream, u *upstream, h *h
 
 // offered are the extensions that were offered to the upstream.
 func offered(h *handshake) []string {
-	if !h.rt.Compression || h.rt.InBandRefresh || h.rt.firstMessage() || h.rt.UTF8Check || h.a.Request.Header.Get("Sec-Websocket-Extensions") == "" {
+	if !h.rt.Compression || h.rt.Permissions != nil || h.rt.InBandRefresh || h.rt.firstMessage() || h.rt.UTF8Check || h.a.Request.Header.Get("Sec-Websocket-Extensions") == "" {
 		return nil
 	}
 	return h.a.Request.Header["Sec-Websocket-Extensions"]

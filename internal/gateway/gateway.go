@@ -78,8 +78,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 }
 
 // SetRoutes replaces the routes for handshakes from now on. Live connections
-// stay as they are, and so does what is known of upstreams that stay. On an error
-// nothing changes.
+// stay as they are, but that their next message meets the permissions of now, and
+// so does what is known of upstreams that stay. On an error nothing changes.
 func (g *Gateway) SetRoutes(routes []Route) error {
 	for _, r := range routes {
 		if r.Assertion && g.o.Assertion == nil {
@@ -88,11 +88,18 @@ func (g *Gateway) SetRoutes(routes []Route) error {
 	}
 	g.routing.Lock()
 	defer g.routing.Unlock()
-	t, _, err := newTable(routes, g.table.Load())
+	old := g.table.Load()
+	t, _, err := newTable(routes, old)
 	if err != nil {
 		return err
 	}
+	for _, rt := range t.byPath {
+		if rt.Allow != nil {
+			rt.Demand.Authorizer = &allowing{g: g, rt: rt}
+		}
+	}
 	g.table.Store(t)
+	g.endUnread(old, t)
 	select {
 	case g.rerouted <- struct{}{}:
 	default: // it is told already

@@ -42,7 +42,7 @@ func (o observe) Observe(e wsbouncer.Event) { o(e) }
 
 // A rig is a gateway with one route, "/chat", and the upstream behind it.
 type rig struct {
-	t       *testing.T
+	t       testing.TB
 	bouncer *wsbouncer.Bouncer
 	issuer  *bouncertest.Issuer
 	gateway *gateway.Gateway
@@ -71,7 +71,13 @@ func (l *logBuffer) String() string {
 // newRig starts a gateway before an upstream that does serve with every
 // connection, its request read; the route's other upstreams come before it. opened
 // is told of each connection that opens.
-func newRig(t *testing.T, route gateway.Route, limits wsbouncer.Limits, serve func(net.Conn, *http.Request), opened func(*rig, wsbouncer.Event)) *rig {
+func newRig(t testing.TB, route gateway.Route, limits wsbouncer.Limits, serve func(net.Conn, *http.Request), opened func(*rig, wsbouncer.Event)) *rig {
+	t.Helper()
+	loops, _ := relay.NewLoops(2) // nil where there are none
+	return newRigOn(t, loops, route, limits, serve, opened)
+}
+
+func newRigOn(t testing.TB, loops *relay.Loops, route gateway.Route, limits wsbouncer.Limits, serve func(net.Conn, *http.Request), opened func(*rig, wsbouncer.Event)) *rig {
 	t.Helper()
 	r := &rig{t: t, issuer: bouncertest.NewIssuer(t)}
 	limits.HandshakesPerIP.PerSecond, limits.ConnectionsPerIP = -1, -1
@@ -88,7 +94,6 @@ func newRig(t *testing.T, route gateway.Route, limits wsbouncer.Limits, serve fu
 	}
 	r.bouncer = b
 	route.Path, route.Upstreams = "/chat", append(route.Upstreams, upstream(t, serve))
-	loops, _ := relay.NewLoops(2) // nil where there are none
 	g, err := gateway.New(gateway.Options{Loops: loops, Bouncer: b, Routes: []gateway.Route{route}, Peers: httpx.NewPeers(nil), Log: slog.New(slog.NewTextHandler(&r.log, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +117,7 @@ func newRig(t *testing.T, route gateway.Route, limits wsbouncer.Limits, serve fu
 }
 
 // upstream serves one connection after the other's handshake was read.
-func upstream(t *testing.T, serve func(net.Conn, *http.Request)) *url.URL {
+func upstream(t testing.TB, serve func(net.Conn, *http.Request)) *url.URL {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -151,7 +156,7 @@ func accepting(req *http.Request, lines ...string) []byte {
 
 // client is a WebSocket client, down to the frames.
 type client struct {
-	t    *testing.T
+	t    testing.TB
 	conn net.Conn
 	br   *bufio.Reader
 	res  *http.Response

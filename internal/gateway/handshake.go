@@ -150,6 +150,9 @@ func (h *handshake) relay(live *wsbouncer.Live, client relay.Stream, fromClient 
 	if inBand != nil {
 		cfg.InBand = inBand.message
 	}
+	if h.rt.Permissions != nil {
+		cfg.Inspect = newInspector(h, live).inspect
+	}
 	cfg.OnEnd = func(end reason.End, s relay.Stats) {
 		if inBand != nil {
 			inBand.stop()

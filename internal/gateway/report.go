@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/wsbouncer/wsbouncer/internal/telemetry"
+	"github.com/wsbouncer/wsbouncer/policy"
 )
 
 // reporter tells the operator why handshakes fail behind us. Strangers can
@@ -44,4 +45,18 @@ func (p *reporter) handshake(rt *route, what string, err error) {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
 	p.log.Log(context.Background(), slog.LevelInfo, "handshake", what, attrs...)
+}
+
+// denied tells of a message that is denied, or would be. What is in it is not
+// told.
+func (p *reporter) denied(route, connection, from string, d policy.Decision, report bool) {
+	what := "a message is denied"
+	if report {
+		what = "a message would be denied"
+	}
+	attrs := []slog.Attr{slog.String("route", route), slog.String("connection", connection), slog.String("from", from), slog.String("why", d.Why)}
+	if d.Rule >= 0 {
+		attrs = append(attrs, slog.Int("rule", d.Rule))
+	}
+	p.log.Log(context.Background(), slog.LevelInfo, "permissions", what, attrs...)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/wsbouncer/wsbouncer"
 	"github.com/wsbouncer/wsbouncer/internal/relay"
+	"github.com/wsbouncer/wsbouncer/policy"
 )
 
 // A Route is a path and the upstream behind it.
@@ -43,6 +44,11 @@ type Route struct {
 	ConnectTimeout time.Duration
 	// HealthCheck is asked of each upstream; nil: none.
 	HealthCheck *HealthCheck
+	// Allow is an expression of policy.Connections that must be true at the
+	// handshake and at every refresh; nil: true.
+	Allow *policy.Program
+	// Permissions decide about every message; nil: all go on.
+	Permissions *Permissions
 }
 
 // route is a Route in use.
@@ -75,7 +81,8 @@ func (*route) ServeHTTP(http.ResponseWriter, *http.Request) {}
 
 // table is the routes in use.
 type table struct {
-	mux *http.ServeMux
+	mux    *http.ServeMux
+	byPath map[string]*route
 	// upstreams are those of all routes, each once.
 	upstreams []*upstream
 	checks    map[*upstream]HealthCheck
@@ -95,7 +102,7 @@ var errTwoChecks = errors.New("another route checks the same upstream in another
 
 // newTable takes the upstreams that old has too from there.
 func newTable(routes []Route, old *table) (_ *table, bad int, err error) {
-	t := &table{mux: http.NewServeMux(), checks: map[*upstream]HealthCheck{}}
+	t := &table{mux: http.NewServeMux(), byPath: map[string]*route{}, checks: map[*upstream]HealthCheck{}}
 	for i, r := range routes {
 		if err := t.add(r, old); err != nil {
 			return nil, i, err
@@ -138,6 +145,7 @@ func (t *table) add(r Route, old *table) (err error) {
 		}
 	}()
 	t.mux.Handle(r.Path, rt)
+	t.byPath[r.Path] = rt
 	return nil
 }
 

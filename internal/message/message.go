@@ -76,13 +76,17 @@ type Options struct {
 // A format makes the two readers of a connection.
 type format struct {
 	make func(Options) (client, upstream Reader, err error)
+	// invalid is what answers a message that is not understood; "": nothing can,
+	// and after it nobody knows where in the protocol the connection stands.
+	invalid string
 	// action: Options.Action is needed; target: Options.Target may be there.
 	action, target bool
 }
 
 var formats = map[string]format{
-	"json":                 {make: newJSON, action: true, target: true},
-	"jsonrpc":              {make: newJSONRPC, target: true},
+	"json": {make: newJSON, action: true, target: true, invalid: `{"wsbouncer":"denied","code":"invalid_message"}`},
+	"jsonrpc": {make: newJSONRPC, target: true,
+		invalid: `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Invalid Request","data":{"code":"invalid_message"}}}`},
 	"graphql-transport-ws": {make: newGraphQL},
 	"mqtt":                 {make: newMQTT},
 	"stomp":                {make: newSTOMP},
@@ -118,6 +122,16 @@ func Check(name string, o Options) (key string, err error) {
 	}
 	return "", nil
 }
+
+// Invalid is what tells the sender of a message that it is not understood. ok is
+// false where the connection cannot go on after it.
+func Invalid(name string) (reply []byte, ok bool) {
+	f := formats[name]
+	return []byte(f.invalid), f.invalid != ""
+}
+
+// Filters reports whether targets of the format may be MQTT topic filters.
+func Filters(name string) bool { return name == "mqtt" }
 
 // New is the readers of a connection: of what the client sends and of what the
 // upstream does. The two may be used at the same time. The options are those

@@ -109,11 +109,11 @@ func TestMQTT(t *testing.T) {
 
 // The upstream's packets are read as the client's CONNECT said.
 func TestMQTTUpstream(t *testing.T) {
-	client, upstream := readers(t, "mqtt")
-	if _, err := upstream.Read(true, []byte{0x20, 2, 0, 0}); err == nil {
+	_, early := readers(t, "mqtt")
+	if _, err := early.Read(true, []byte{0x20, 2, 0, 0}); err == nil {
 		t.Error("something before CONNECT is taken")
 	}
-	client, upstream = readers(t, "mqtt")
+	client, upstream := readers(t, "mqtt")
 	if _, err := client.Read(true, connect5); err != nil {
 		t.Fatal(err)
 	}

@@ -13,17 +13,17 @@ import { fileURLToPath } from "node:url";
 const binary = process.env.WSBOUNCER ?? fileURLToPath(new URL("../../bin/wsbouncer", import.meta.url));
 const secret = "a secret of thirty-two bytes, at least";
 
-/** An access token of the issuer that the gateway trusts. */
-export function token() {
+/** An access token of the issuer that the gateway trusts, with more claims. */
+export function token(more = {}) {
   const now = Math.floor(Date.now() / 1000);
   const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const signed = `${part({ alg: "HS256", typ: "at+jwt" })}.${part({
-    iss: "https://idp.example", aud: "apps", sub: "ann", jti: `t${process.hrtime.bigint()}`, client_id: "app", scope: "", iat: now, exp: now + 300,
+    iss: "https://idp.example", aud: "apps", sub: "ann", jti: `t${process.hrtime.bigint()}`, client_id: "app", scope: "", iat: now, exp: now + 300, ...more,
   })}`;
   return `${signed}.${createHmac("sha256", secret).update(signed).digest("base64url")}`;
 }
 
-/** Starts the gateway before upstreams by path; resolves to its port and stop(). */
+/** Starts the gateway before upstreams by path, each a port or a route; resolves to its port and stop(). */
 export async function gateway(routes) {
   if (!existsSync(binary)) throw new Error(`${binary} is not there: make build`);
   const dir = await mkdtemp(join(tmpdir(), "wsbouncer-apps-"));
@@ -33,7 +33,10 @@ export async function gateway(routes) {
     `listen: 127.0.0.1:${port}`, "data: data", "drain: 0s",
     "trust: [{issuer: https://idp.example, audience: apps, algorithms: [HS256], keys: {secret_file: secret}}]",
     "routes:",
-    ...Object.entries(routes).map(([path, upstream]) => `  - {path: "${path}", upstream: "ws://127.0.0.1:${upstream}", compression: pass}`),
+    ...Object.entries(routes).map(([path, route]) => {
+      const { port: upstream, ...more } = typeof route === "number" ? { port: route, compression: "pass" } : route;
+      return `  - ${JSON.stringify({ path, upstream: `ws://127.0.0.1:${upstream}`, ...more })}`;
+    }),
   ].join("\n"));
   const child = spawn(binary, ["serve", "--config", join(dir, "wsbouncer.yaml")], { stdio: ["ignore", "ignore", "pipe"], cwd: dir });
   const log = [];
@@ -60,15 +63,19 @@ export async function gateway(routes) {
 
 /** Starts a program of the system; resolves when its port answers. */
 export async function program(port, command, ...args) {
-  const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });
+  let env = process.env;
+  let patience = 10_000;
+  if (typeof port === "object") ({ port, command, patience, env } = { ...port, env: { ...process.env, ...port.env } });
+  // A group of its own, so that a script's children end with it.
+  const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], env, detached: true });
   let output = "";
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (text) => (output += text));
   const exited = once(child, "exit");
   const gone = exited.then(([code]) => Promise.reject(new Error(`${command} ended with ${code}:\n${output}`)));
-  await Promise.race([gone, answers(port)]);
+  await Promise.race([gone, answers(port, patience)]);
   gone.catch(() => {}); // stop() ends it
   return async () => {
-    child.kill("SIGTERM");
+    process.kill(-child.pid, "SIGTERM");
     await exited;
   };
 }
@@ -98,8 +105,8 @@ export async function listen(server) {
   return server.address().port;
 }
 
-async function answers(port) {
-  for (const until = Date.now() + 10_000; Date.now() < until; ) {
+async function answers(port, patience) {
+  for (const until = Date.now() + patience; Date.now() < until; ) {
     const socket = connect(port, "127.0.0.1");
     try {
       await once(socket, "connect");
