@@ -25,6 +25,7 @@ func FuzzAdmit(f *testing.F) {
 		}
 	}
 	f.Add([]byte("POST /x HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc"))
+	f.Add([]byte(head("/chat?token="+raw, http.Header{"Cookie": {"0wsbouncer" + raw}}))) // no cookie: it has no name
 	f.Add([]byte("CONNECT up:80 HTTP/1.1\r\nHost: up:80\r\n\r\n"))
 	all := wsbouncer.Demand{TokenFrom: []string{"header", "subprotocol", "query", "cookie"}}
 	f.Fuzz(func(t *testing.T, request []byte) {
@@ -53,7 +54,7 @@ func FuzzAdmit(f *testing.F) {
 		}
 		for _, line := range a.Request.Header["Cookie"] {
 			for pair := range strings.SplitSeq(line, ";") { // the application's own may say what they like
-				if name, _, _ := strings.Cut(pair, "="); strings.Contains(strings.ToLower(name), "wsbouncer") {
+				if name, _, named := strings.Cut(pair, "="); named && strings.Contains(strings.ToLower(name), "wsbouncer") {
 					dump.WriteString(pair)
 				}
 			}
