@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -30,14 +29,6 @@ func newProver(t testing.TB) *prover {
 		t.Fatal(err)
 	}
 	return &prover{t, key}
-}
-
-func (p *prover) thumbprint() string {
-	sum, err := (&jose.JSONWebKey{Key: p.key.Public()}).Thumbprint(crypto.SHA256)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return base64.RawURLEncoding.EncodeToString(sum)
 }
 
 // proof is the value of a DPoP header; change may make header or claims wrong.
