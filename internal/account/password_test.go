@@ -210,7 +210,6 @@ func TestPWD04Timing(t *testing.T) {
 	fast := limit.Rate{PerSecond: 1e6, Burst: 1e6}
 	h := newHouse(t, func(o *account.Options) { o.PerAccount, o.PerIP = fast, fast })
 	h.add(t, "ann")
-	var known, unknown []time.Duration
 	measure := func(name string) time.Duration {
 		start := time.Now()
 		if err := h.login(t, name, "wrong horse battery staple", home); !errors.Is(err, account.ErrLoginFailed) {
@@ -218,17 +217,23 @@ func TestPWD04Timing(t *testing.T) {
 		}
 		return time.Since(start)
 	}
-	for range 15 {
-		known = append(known, measure("ann"))
-		unknown = append(unknown, measure("nobody"))
+	// What the machine does besides differs from round to round; a difference of
+	// ours is there in every one.
+	for range 5 {
+		var known, unknown []time.Duration
+		for range 15 {
+			known = append(known, measure("ann"))
+			unknown = append(unknown, measure("nobody"))
+		}
+		slices.Sort(known)
+		slices.Sort(unknown)
+		a, b := known[len(known)/2], unknown[len(unknown)/2]
+		t.Logf("median: known %v, unknown %v", a, b)
+		if (a - b).Abs() <= a/4 {
+			return
+		}
 	}
-	slices.Sort(known)
-	slices.Sort(unknown)
-	a, b := known[len(known)/2], unknown[len(unknown)/2]
-	t.Logf("median: known %v, unknown %v", a, b)
-	if d := (a - b).Abs(); d > a/4 {
-		t.Errorf("known %v, unknown %v", a, b)
-	}
+	t.Error("an unknown name takes another time than a wrong password")
 }
 
 func BenchmarkLogin(b *testing.B) {
