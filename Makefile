@@ -21,7 +21,7 @@ test: tools test-client test-go test-wycheproof test-acme test-soak test-apps te
 
 test-go:
 	go test -race -timeout 20m $$(go list ./... | grep -v /test/e2e)
-	go test -race -timeout 20m ./test/e2e # alone: it watches clocks, and the real binary's at that
+	go test -race -count=1 -timeout 20m ./test/e2e # alone: it watches clocks, and the real binary's at that, which no cache knows
 	go test ./internal/jsonscan ./internal/relay -run 'NothingIsAllocated|ConnectionsAreSmall' # where the race detector would count too
 
 test-wycheproof: ## the published JOSE vectors; a module of its own, because theirs asks for a newer Go

@@ -47,6 +47,16 @@ func (c *statusCmd) Run(ctx context.Context, s *streams) error {
 				}
 				b.WriteByte('\n')
 			}
+			for _, d := range st.Denied {
+				what, by := "denied", fmt.Sprintf("rule %d", d.Rule)
+				if d.Reported {
+					what = "would deny"
+				}
+				if d.Rule < 0 {
+					by = "no rule"
+				}
+				fmt.Fprintf(&b, "%-12s %s from the %s, by %s, %d times\n", what, d.Route, d.From, by, d.Times)
+			}
 			for _, x := range st.Exhausted {
 				fmt.Fprintf(&b, "%-12s %s, %d times: %s\n", "exhausted", x.Name, x.Times, x.Advice)
 			}

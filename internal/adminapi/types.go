@@ -223,11 +223,26 @@ type Status struct {
 	Upstreams []Upstream `json:"upstreams"`
 	// Trust is the trusted issuers that are asked for keys or about tokens.
 	Trust []Trust `json:"trust,omitempty"`
+	// Denied counts messages that permissions denied since the start.
+	Denied []Denied `json:"denied,omitempty"`
 	// Exhausted is what was lacking for connections to them since the start.
 	Exhausted []Exhausted `json:"exhausted,omitempty"`
 	Process
 	// Warnings are of insecure settings in force.
 	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Denied counts messages that a route's permissions denied.
+type Denied struct {
+	Route string `json:"route"`
+	// From is client or upstream.
+	From string `json:"from"`
+	// Rule is the one that denied, counted from 0; -1: no rule was about the
+	// message, or it was none of the format.
+	Rule int `json:"rule"`
+	// Reported: they would have been denied, but for mode: report.
+	Reported bool  `json:"reported,omitempty"`
+	Times    int64 `json:"times"`
 }
 
 // Upstream is a server behind routes.

@@ -30,6 +30,9 @@ func (a *App) status(context.Context) adminapi.Status {
 		})
 	}
 	s.Trust = a.trustStatus()
+	for _, d := range a.gateway.Denials() {
+		s.Denied = append(s.Denied, adminapi.Denied(d))
+	}
 	for _, x := range a.gateway.Exhausted() {
 		s.Exhausted = append(s.Exhausted, adminapi.Exhausted(x))
 	}

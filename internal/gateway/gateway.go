@@ -45,6 +45,7 @@ type Gateway struct {
 	// connect is reach, but in tests.
 	connect     func(context.Context, *upstream, *relay.Socket) (relay.Stream, error)
 	exhaustions exhaustions
+	denials     denials
 	wheel       *wheel.Wheel
 	report      *reporter
 }

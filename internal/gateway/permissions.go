@@ -1,11 +1,14 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/wsbouncer/wsbouncer"
@@ -201,7 +204,7 @@ func (i *inspector) denied(p *Permissions, rules *policy.Rules, d *direction, c 
 	for _, a := range u.Actions {
 		v := rules.Decide(c, policy.Action{Name: a.Name, Target: a.Target, Message: u.JSON, Size: size}, &d.meter, now)
 		if !v.Allowed {
-			i.g.report.denied(i.path, i.live.ID(), from.String(), v, p.Report)
+			i.g.denied(i, from, v, p.Report)
 			return v.OnDeny
 		}
 	}
@@ -214,7 +217,7 @@ func (i *inspector) invalid(p *Permissions, d *direction, from relay.Party, err 
 	if !errors.As(err, &why) {
 		why = &message.Error{Detail: "it cannot be read"}
 	}
-	i.g.report.denied(i.path, i.live.ID(), from.String(), policy.Decision{Rule: -1, OnDeny: p.OnDeny, Why: "not a message of the format: " + why.Detail}, p.Report)
+	i.g.denied(i, from, policy.Decision{Rule: -1, OnDeny: p.OnDeny, Why: "not a message of the format: " + why.Detail}, p.Report)
 	reply, ok := message.Invalid(p.Format)
 	switch {
 	case p.Report:
@@ -226,6 +229,50 @@ func (i *inspector) invalid(p *Permissions, d *direction, from relay.Party, err 
 		return relay.Verdict{}
 	}
 	return relay.Verdict{Reply: reply}
+}
+
+// A Denial counts messages that were denied.
+type Denial struct {
+	Route string
+	// From is client or upstream.
+	From string
+	// Rule is the one that denied, counted from 0; -1: no rule was about the
+	// message, or it was none of the format.
+	Rule int
+	// Reported: they would have been denied, but for mode: report.
+	Reported bool
+	Times    int64
+}
+
+// denials counts them since the start; the rules there are bound it.
+type denials struct {
+	mu    sync.Mutex
+	times map[Denial]int64
+}
+
+func (g *Gateway) denied(i *inspector, from relay.Party, d policy.Decision, report bool) {
+	g.report.denied(i.path, i.live.ID(), from.String(), d, report)
+	g.denials.mu.Lock()
+	defer g.denials.mu.Unlock()
+	if g.denials.times == nil {
+		g.denials.times = map[Denial]int64{}
+	}
+	g.denials.times[Denial{Route: i.path, From: from.String(), Rule: d.Rule, Reported: report}]++
+}
+
+// Denials lists the messages that were denied since the start.
+func (g *Gateway) Denials() []Denial {
+	g.denials.mu.Lock()
+	defer g.denials.mu.Unlock()
+	out := make([]Denial, 0, len(g.denials.times))
+	for d, n := range g.denials.times {
+		d.Times = n
+		out = append(out, d)
+	}
+	slices.SortFunc(out, func(a, b Denial) int {
+		return cmp.Or(strings.Compare(a.Route, b.Route), strings.Compare(a.From, b.From), cmp.Compare(a.Rule, b.Rule))
+	})
+	return out
 }
 
 // caller is who acts, by the token of now. A refresh moves the deadline after

@@ -83,6 +83,9 @@ func TestAZ01JSONMessages(t *testing.T) {
 		}
 	}
 	s.waitLog("a message is denied", `"from":"client"`, `"route":"/chat/{room}"`)
+	if out := s.cli("status"); !strings.Contains(out, "denied       /chat/{room} from the client, by rule 0, 2 times") || !strings.Contains(out, "by no rule, 3 times") {
+		t.Errorf("status:\n%s", out)
+	}
 }
 
 func TestAZ02AZ04DenyByDefault(t *testing.T) {
