@@ -86,6 +86,6 @@ fuzz:
 	done
 
 tools: ## what the tests need besides Go and Node: a browser, brokers, a proxy for VNC
-	@missing=; for tool in chromium mosquitto websockify nats-server; do PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	@missing=; for tool in chromium mosquitto websockify nats-server nginx; do PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 		test -x /usr/lib/rabbitmq/bin/rabbitmq-server || missing="$$missing rabbitmq-server"; \
 		test -z "$$missing" || { apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }

@@ -239,6 +239,19 @@ func (b *Bouncer) permit(a *Admission, t *token.Token) error {
 	return nil
 }
 
+// Permit reports whether the holder of t, which Verify returned, may do what d
+// asks: its scopes, the strength of the login and its Authorizer, which is given r,
+// a request without a credential. It is for calls that open no connection; neither
+// the Origin nor the place of the token is looked at. Errors are a *Refusal.
+func (b *Bouncer) Permit(r *http.Request, t *token.Token, d Demand) (*Principal, error) {
+	p := principalOf(t, "", nil)
+	r = r.WithContext(context.WithValue(r.Context(), principalKey{}, p))
+	if ref := b.authorize(r.Context(), p, termsOf(&d), r); ref != nil {
+		return nil, ref
+	}
+	return p, nil
+}
+
 // authorize is the route's judgement: at the handshake and at every refresh.
 func (c *core) authorize(ctx context.Context, p *Principal, t *terms, r *http.Request) *Refusal {
 	if missing := p.missing(t.scopes); len(missing) > 0 {

@@ -95,6 +95,9 @@ type endpoint struct {
 	methods map[string]httpx.HandlerFunc
 	// oauth: errors are written as in RFC 6749 §5.2.
 	oauth bool
+	// forProxies: no page calls it, and a proxy takes 2xx for a yes: there is no
+	// preflight, whose 204 would be one.
+	forProxies bool
 }
 
 // New is an API. It starts nothing.
@@ -129,6 +132,7 @@ func (a *API) table() []endpoint {
 	list := []endpoint{
 		{path: auth + "/ticket", methods: methods{http.MethodPost: a.ticket}},
 		{path: auth + "/extend", methods: methods{http.MethodPost: a.extend}},
+		{path: auth + "/verify", methods: methods{http.MethodGet: a.verify}, forProxies: true},
 		{path: auth + "/openapi.json", methods: methods{http.MethodGet: a.serveOpenAPI}},
 		{path: "/healthz", methods: methods{http.MethodGet: a.healthz}},
 		{path: "/readyz", methods: methods{http.MethodGet: a.readyz}},
@@ -200,9 +204,24 @@ func (a *API) serve(e endpoint) http.Handler {
 		if err != nil && e.oauth {
 			return writeOAuthError(w, err)
 		}
+		if err != nil && e.forProxies {
+			return denial(err)
+		}
 		return err
 	})
-	return httpx.Secure(httpx.CORS(a.o.Origins, h), a.o.PublicURL.Scheme == "https")
+	if e.forProxies {
+		h = varyingByOrigin(h)
+	} else {
+		h = httpx.CORS(a.o.Origins, h)
+	}
+	return httpx.Secure(h, a.o.PublicURL.Scheme == "https")
+}
+
+func varyingByOrigin(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Vary", "Origin")
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (a *API) dispatch(e endpoint, w http.ResponseWriter, r *http.Request) error {

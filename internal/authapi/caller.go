@@ -3,6 +3,7 @@ package authapi
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
@@ -54,17 +55,23 @@ func foreignFetch(lines []string) bool {
 // allowed by name, or, for what changes nothing, the browser's word that our own
 // origin asks (browsers send no Origin with a same-origin GET).
 func (a *API) guardCookies(r *http.Request) error {
+	return a.cookiesAllowed(r.Header, safe(r.Method), "same-origin")
+}
+
+// cookiesAllowed is guardCookies for headers of a request that changes nothing
+// (safe) or may. sites are the Sec-Fetch-Site that do without an Origin.
+func (a *API) cookiesAllowed(h http.Header, safe bool, sites ...string) error {
 	if a.o.Origins.Any() {
 		return reason.OriginDenied.Because("Cookies are not used where every Origin is allowed. Use tokens, or list the origins.")
 	}
-	origin, present, err := httpx.RequestOrigin(r.Header)
+	origin, present, err := httpx.RequestOrigin(h)
 	switch {
 	case err != nil:
 		return invalidRequest("More than one Origin header was sent.")
 	case present && a.o.Origins.Allowed(origin):
 		return nil
-	case !present && safe(r.Method):
-		if site := r.Header["Sec-Fetch-Site"]; len(site) == 1 && site[0] == "same-origin" {
+	case !present && safe:
+		if site := h["Sec-Fetch-Site"]; len(site) == 1 && slices.Contains(sites, site[0]) {
 			return nil
 		}
 	}

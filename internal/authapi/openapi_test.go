@@ -213,7 +213,7 @@ func TestOpenAPIFollowsTheConfiguration(t *testing.T) {
 		paths = append(paths, path)
 	}
 	slices.Sort(paths)
-	want := []string{"/.well-known/jwks.json", "/api/auth/extend", "/api/auth/openapi.json", "/api/auth/ticket", "/healthz", "/readyz"}
+	want := []string{"/.well-known/jwks.json", "/api/auth/extend", "/api/auth/openapi.json", "/api/auth/ticket", "/api/auth/verify", "/healthz", "/readyz"}
 	if !slices.Equal(paths, want) {
 		t.Errorf("paths %v, want %v", paths, want)
 	}

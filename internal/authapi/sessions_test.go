@@ -239,6 +239,9 @@ func TestCOK03CORSIsExact(t *testing.T) {
 	r := newRig(t, setup{})
 	access, _, _ := r.cookieLogin()
 	for path, item := range r.doc.Paths {
+		if path == "/auth/verify" {
+			continue // no page calls it: see TestVerifyNamesTheHolder
+		}
 		path = strings.Replace(path, "{id}", "x", 1)
 		for _, foreign := range []string{evil, "null", page + ".evil.example", strings.Replace(page, "https", "http", 1), page + "/", page + ":8443"} {
 			for _, method := range []string{"GET", "POST", "DELETE"} {

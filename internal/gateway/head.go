@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/wsbouncer/wsbouncer"
+	"github.com/wsbouncer/wsbouncer/internal/httpx"
 )
 
 // Headers of the handshake itself and of one hop (RFC 9110 §7.6.1): they are
@@ -81,13 +82,13 @@ func (g *Gateway) requestHead(u *upstream, h *handshake, live *wsbouncer.Live, k
 	field("X-Forwarded-Proto", g.o.Peers.Scheme(h.r))
 	field("X-Forwarded-Host", h.r.Host)
 	p := live.Principal()
-	field("X-Wsbouncer-Subject", encode(p.Subject))
-	field("X-Wsbouncer-Issuer", encode(p.Issuer))
+	field("X-Wsbouncer-Subject", httpx.HeaderValue(p.Subject))
+	field("X-Wsbouncer-Issuer", httpx.HeaderValue(p.Issuer))
 	if p.Session != "" {
-		field("X-Wsbouncer-Session", encode(p.Session))
+		field("X-Wsbouncer-Session", httpx.HeaderValue(p.Session))
 	}
-	field("X-Wsbouncer-Scopes", encodeList(p.Scopes))
-	field("X-Wsbouncer-Connection", encode(live.ID()))
+	field("X-Wsbouncer-Scopes", httpx.HeaderList(p.Scopes))
+	field("X-Wsbouncer-Connection", httpx.HeaderValue(live.ID()))
 	if h.rt.Assertion {
 		assertion, err := g.o.Assertion(u.url.Scheme+"://"+u.url.Host, p)
 		if err != nil {
@@ -131,42 +132,4 @@ func addrText(h *handshake) string {
 	}
 	host, _, _ := net.SplitHostPort(h.r.RemoteAddr)
 	return host
-}
-
-// encode percent-encodes what is not visible ASCII, and the percent sign and
-// comma, so that any claim can stand in a header and be read back exactly.
-func encode(s string) string {
-	clean := true
-	for i := range len(s) {
-		if !plain(s[i]) {
-			clean = false
-			break
-		}
-	}
-	if clean {
-		return s
-	}
-	const hex = "0123456789ABCDEF"
-	var b strings.Builder
-	for i := range len(s) {
-		if c := s[i]; plain(c) {
-			b.WriteByte(c)
-		} else {
-			b.WriteByte('%')
-			b.WriteByte(hex[c>>4])
-			b.WriteByte(hex[c&15])
-		}
-	}
-	return b.String()
-}
-
-func plain(c byte) bool { return c > ' ' && c < 0x7f && c != '%' && c != ',' }
-
-// encodeList is a list separated by spaces.
-func encodeList(list []string) string {
-	out := make([]string, len(list))
-	for i, s := range list {
-		out[i] = encode(s)
-	}
-	return strings.Join(out, " ")
 }

@@ -19,7 +19,7 @@ func OddTarget(r *http.Request) bool {
 		return true
 	}
 	// A program may have cut a prefix off the URL it passes on, not off the target.
-	return oddPath(path) || oddPath(r.URL.EscapedPath())
+	return OddPath(path) || OddPath(r.URL.EscapedPath())
 }
 
 // RequestTarget is the request target as the client sent it.
@@ -30,7 +30,8 @@ func RequestTarget(r *http.Request) string {
 	return r.URL.RequestURI() // a request made by a program, not read from a connection
 }
 
-func oddPath(path string) bool {
+// OddPath is OddTarget for an escaped path.
+func OddPath(path string) bool {
 	if strings.Contains(path, "//") || strings.ContainsAny(path, `\;#`) ||
 		containsFold(path, "%2f") || containsFold(path, "%5c") || containsFold(path, "%00") {
 		return true
