@@ -2,8 +2,11 @@ package authapi
 
 import (
 	"net/http"
+	"net/netip"
 	"net/url"
 	"time"
+
+	"github.com/wsbouncer/wsbouncer/internal/httpx"
 )
 
 // AccountProblem is accountProblem, for states that cannot be brought about from
@@ -30,4 +33,15 @@ func (u *usedAssertions) Len() (n int) {
 		n += len(m)
 	}
 	return n
+}
+
+// OriginalPath is the escaped path of the original request that a trusted proxy
+// tells in h, and whether that is believed.
+func OriginalPath(h http.Header) (path string, ok bool) {
+	a := &API{o: Options{Peers: httpx.NewPeers([]netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")})}}
+	o, err := a.original(&http.Request{Header: h, RemoteAddr: "127.0.0.1:1"})
+	if err != nil || o.url == nil {
+		return "", false
+	}
+	return o.url.EscapedPath(), true
 }

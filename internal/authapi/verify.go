@@ -107,14 +107,12 @@ func oneValue(h http.Header, names []string) (value string, present, ok bool) {
 		}
 		v := lines[0]
 		if scheme, rest, full := strings.Cut(v, "://"); full && name == "X-Original-Url" && (scheme == "http" || scheme == "https") {
-			slash := strings.IndexByte(rest, '/')
-			if slash < 0 {
+			authority, _, pathed := strings.Cut(rest, "/")
+			u, err := url.Parse(v)
+			if !pathed || strings.ContainsAny(authority, `?#\@`) || err != nil || u.Host == "" {
 				return "", true, false
 			}
-			v = rest[slash:]
-			if strings.ContainsAny(rest[:slash], `?#\@`) {
-				return "", true, false
-			}
+			v = rest[len(authority):]
 		}
 		if present && v != value {
 			return "", true, false

@@ -241,3 +241,36 @@ func TestVerifyWithoutAnIssuer(t *testing.T) {
 	r.yes(r.verify("?scope=chat", bearer(raw)), "zoe", "chat")
 	r.no(r.verify("", bearer(foreignToken(t, -time.Minute))), 401, "token_expired")
 }
+
+// What is believed is one plain path, whichever header tells it, and the very one
+// that was told.
+func FuzzOriginal(f *testing.F) {
+	for _, s := range []string{"/chat?room=1", `/"`, "https://app.example.com/chat", "/a/../b", "/%2e%2e/", "//x", "/é", "/a b", "http://u@h/x", "/x#y", "/%zz", "*", ""} {
+		f.Add(s, "")
+		f.Add(s, "/chat")
+	}
+	f.Fuzz(func(t *testing.T, first, second string) {
+		h := http.Header{"X-Original-Url": {first}}
+		if second != "" {
+			h["X-Forwarded-Uri"] = []string{second}
+		}
+		path, ok := authapi.OriginalPath(h)
+		if !ok {
+			return
+		}
+		told := func(s string) string {
+			s, _, _ = strings.Cut(s, "?")
+			s, err := url.PathUnescape(s)
+			if err != nil {
+				t.Fatalf("%q is taken for %q", s, path)
+			}
+			return s
+		}
+		if !strings.HasPrefix(path, "/") || httpx.OddPath(path) || !strings.HasSuffix(told(first), told(path)) {
+			t.Fatalf("%q is taken for %q", first, path)
+		}
+		if second != "" && told(second) != told(path) {
+			t.Fatalf("%q and %q are taken for %q", first, second, path)
+		}
+	})
+}
