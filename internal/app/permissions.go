@@ -10,6 +10,22 @@ import (
 	"github.com/wsbouncer/wsbouncer/policy"
 )
 
+// rulesOfRoute compiles what a route says about connections and messages; path is
+// the key that is at fault.
+func rulesOfRoute(r *config.Route) (allow *policy.Program, p *gateway.Permissions, path string, err error) {
+	if r.Allow != "" {
+		if allow, err = policy.Connections.Compile(string(r.Allow)); err != nil {
+			return nil, nil, "allow", err
+		}
+	}
+	if r.Permissions != nil {
+		if p, path, err = permissionsOf(r.Permissions); err != nil {
+			return nil, nil, "permissions." + path, err
+		}
+	}
+	return allow, p, "", nil
+}
+
 // permissionsOf compiles a route's rules; path is the key that is at fault.
 func permissionsOf(c *config.Permissions) (p *gateway.Permissions, path string, err error) {
 	p = &gateway.Permissions{

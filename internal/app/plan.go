@@ -17,7 +17,6 @@ import (
 	"github.com/wsbouncer/wsbouncer/internal/limit"
 	"github.com/wsbouncer/wsbouncer/internal/login"
 	"github.com/wsbouncer/wsbouncer/internal/secevent"
-	"github.com/wsbouncer/wsbouncer/policy"
 	"github.com/wsbouncer/wsbouncer/token"
 )
 
@@ -119,7 +118,12 @@ func newPlan(c *config.Config, known config.Problems) (*plan, config.Problems) {
 	p.planEvents(c, known, wrong)
 	var numbers []int // of p.routes in the configuration
 	for i := range c.Routes {
-		if known.Touch(fmt.Sprintf("routes[%d]", i)) {
+		if at := fmt.Sprintf("routes[%d]", i); known.Touch(at) {
+			if !known.Touch(at+".allow") && !known.Touch(at+".permissions") { // nor does anything else hang on them
+				if _, _, path, err := rulesOfRoute(&c.Routes[i]); err != nil {
+					wrong(at+"."+path, err)
+				}
+			}
 			continue
 		}
 		r, path, err := routeOf(c, &c.Routes[i])
@@ -239,15 +243,8 @@ func routeOf(c *config.Config, r *config.Route) (out gateway.Route, path string,
 	if h := r.HealthCheck; h != nil {
 		out.HealthCheck = &gateway.HealthCheck{Path: h.Path, Interval: h.Interval.D(), Timeout: h.Timeout.D(), UnhealthyThreshold: h.UnhealthyThreshold, HealthyThreshold: h.HealthyThreshold}
 	}
-	if r.Allow != "" {
-		if out.Allow, err = policy.Connections.Compile(string(r.Allow)); err != nil {
-			return out, "allow", err
-		}
-	}
-	if r.Permissions != nil {
-		if out.Permissions, path, err = permissionsOf(r.Permissions); err != nil {
-			return out, "permissions." + path, err
-		}
+	if out.Allow, out.Permissions, path, err = rulesOfRoute(r); err != nil {
+		return out, path, err
 	}
 	if r.UpstreamTLS != nil {
 		if out.UpstreamTLS, path, err = upstreamTLS(r.UpstreamTLS); err != nil {

@@ -106,8 +106,8 @@ var brokenConfigs = map[string]struct{ yaml, key, says string }{
 	"discovery of a name":  {trusting("RS256", "discovery: true"), "trust[0].keys.discovery", "https://"},
 	"keys over http":       {trusting("RS256", "url: 'http://a.example/jwks'"), "trust[0].keys.url", "https"},
 	"anybody introspects":  {trusting("RS256", "introspection: {url: x}"), "trust[0].keys.introspection", "client_secret_file"},
-	"lacks CEL":            {"issuer: {}\nroutes: [{path: /a, upstream: 'ws://127.0.0.1:9', allow: 'true'}]\n", "routes[0].allow", "lacks"},
-	"lacks permissions":    {"issuer: {}\nroutes: [{path: /a, upstream: 'ws://127.0.0.1:9', permissions: {format: json}}]\n", "routes[0].permissions", "lacks"},
+	"CEL":                  {"issuer: {}\nroutes: [{path: /a, upstream: 'ws://127.0.0.1:9', allow: 'claims.a = 1'}]\n", "routes[0].allow", "column 10: Syntax error"},
+	"permissions":          {"issuer: {}\nroutes: [{path: /a, upstream: 'ws://127.0.0.1:9', permissions: {format: json}}]\n", "routes[0].permissions", "a JSON pointer"},
 	"lacks postgres":       {"database: postgres://u:hunter2hunter2@db/x\nissuer: {}\n" + goodRoute, "database", "lacks"},
 	"lacks nats":           {"bus: nats://h:4222\nissuer: {}\n" + goodRoute, "bus", "lacks"},
 	"lacks cluster":        {"cluster: {stale_after: 10s}\nissuer: {}\n" + goodRoute, "cluster", "lacks"},
@@ -199,7 +199,7 @@ trust:
   - {issuer: c, algorithms: [HS256], keys: {secret_file: nowhere}}
 origins: ['https://a.example/']
 routes:
-  - {path: /a, upstream: 'http://127.0.0.1:9', allow: 'true'}
+  - {path: /a, upstream: 'http://127.0.0.1:9', allow: 'true ='}
   - {path: '/b/{', upstream: 'ws://127.0.0.1:9'}
 `
 	if err := os.WriteFile(filepath.Join(dir, "wsbouncer.yaml"), []byte(many), 0o600); err != nil {
