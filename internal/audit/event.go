@@ -26,6 +26,8 @@ const (
 	ClientThrottled Type = "client_throttled"
 	// GrantRefused: the token endpoint was asked for what it does not give.
 	GrantRefused Type = "grant_refused"
+	// ProofRefused: a proof of possession was bad, or of another key than the session's.
+	ProofRefused Type = "proof_refused"
 	// ClientToken and TokenExchanged are routine: see Routine.
 	ClientToken     Type = "client_token"
 	TokenExchanged  Type = "token_exchanged"
@@ -67,7 +69,7 @@ func (t Type) Routine() bool { return t == Refreshed || t == ClientToken || t ==
 // in a bound of their own, so that nobody can push out the others.
 func (t Type) Stranger() bool {
 	switch t {
-	case LoginFailed, LoginThrottled, ClientFailed, ClientThrottled, GrantRefused, IdentityEventRefused, IdentityEventIdle:
+	case LoginFailed, LoginThrottled, ClientFailed, ClientThrottled, GrantRefused, ProofRefused, IdentityEventRefused, IdentityEventIdle:
 		return true
 	}
 	return false

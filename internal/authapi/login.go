@@ -121,7 +121,7 @@ func (a *API) begin(w http.ResponseWriter, r *http.Request, cookie bool, method 
 	proof, err := a.issueProof(r)
 	switch {
 	case err != nil:
-		return err
+		return a.proofRefused(r, session.KeyError{}, err)
 	case proof != nil && cookie:
 		return errBoundCookie
 	}
@@ -141,7 +141,7 @@ func (a *API) begin(w http.ResponseWriter, r *http.Request, cookie bool, method 
 		return err
 	})
 	if err != nil {
-		return accountProblem(err)
+		return a.proofRefused(r, session.KeyError{}, accountProblem(err))
 	}
 	if cookie {
 		a.endReplaced(r)

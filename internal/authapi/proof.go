@@ -4,8 +4,10 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/wsbouncer/wsbouncer/internal/audit"
 	"github.com/wsbouncer/wsbouncer/internal/httpx"
 	"github.com/wsbouncer/wsbouncer/internal/reason"
+	"github.com/wsbouncer/wsbouncer/internal/session"
 	"github.com/wsbouncer/wsbouncer/token"
 )
 
@@ -56,6 +58,23 @@ func (a *API) proofProblem(err error) error {
 		}
 	}
 	return oauthError(reason.InvalidDPoPProof.Code, reason.InvalidDPoPProof.Detail)
+}
+
+// proofRefused is err, with an event where a proof was bad (one without a nonce of
+// ours is not) or of another key than the session's, of whom that is.
+func (a *API) proofRefused(r *http.Request, of session.KeyError, err error) error {
+	var p *httpx.Problem
+	if !errors.As(err, &p) || p != errWrongKey && p.Code != reason.InvalidDPoPProof.Code || !a.kept(r) {
+		return err
+	}
+	e := audit.Event{
+		Type: audit.ProofRefused, Issuer: a.o.Issuer, Subject: of.Subject, Session: of.Session,
+		Detail: map[string]string{"error": p.Code},
+	}
+	if auditErr := a.o.Audit.Write(r.Context(), e); auditErr != nil {
+		return auditErr
+	}
+	return err
 }
 
 // keyOf is the thumbprint of the key that p proves; "" without one.

@@ -71,7 +71,7 @@ func (a *API) refresh(w http.ResponseWriter, r *http.Request, in refreshInput) e
 	proof, err := a.issueProof(r)
 	switch {
 	case err != nil:
-		return err
+		return a.proofRefused(r, session.KeyError{}, err)
 	case proof != nil && in.cookie:
 		return errBoundCookie
 	}
@@ -79,15 +79,16 @@ func (a *API) refresh(w http.ResponseWriter, r *http.Request, in refreshInput) e
 	in.IP, in.UserAgent = who.ip, who.agent
 	in.Key, in.Spend = keyOf(proof), a.spending(proof)
 	g, err := a.o.Sessions.Refresh(ctx, in.RefreshRequest)
+	var wrongKey *session.KeyError
 	switch {
 	case errors.Is(err, session.ErrInvalidGrant), errors.Is(err, session.ErrInactive):
 		return oauthError("invalid_grant", "The refresh token is unknown, used or expired, or its session ended. Log in again.")
-	case errors.Is(err, session.ErrKey):
-		return errWrongKey
+	case errors.As(err, &wrongKey):
+		return a.proofRefused(r, *wrongKey, errWrongKey)
 	case errors.Is(err, session.ErrInvalidScope):
 		return oauthError("invalid_scope", "The session does not have that scope.")
 	case err != nil:
-		return err
+		return a.proofRefused(r, session.KeyError{}, err)
 	}
 	return a.answer(w, g, in.cookie, a.extendTo(ctx, g, in.connections))
 }

@@ -62,7 +62,7 @@ func (s *Service) Refresh(ctx context.Context, q RefreshRequest) (Grant, error) 
 		}
 		// Before the judgement: without the key nobody ends the session by an old token either.
 		if q.Key != r.Key {
-			outcome = ErrKey
+			outcome = &KeyError{Subject: r.Subject, Session: r.ID}
 			return nil
 		}
 		switch v := judge(r, t.hash(), now, s.o.RefreshGrace); {
@@ -156,6 +156,12 @@ func raise(p *Proof, by Proof, now time.Time) {
 		p.ACR = by.ACR
 	}
 }
+
+// KeyError says that the session of a refresh token is bound to another key than
+// was proved, or to none.
+type KeyError struct{ Subject, Session string }
+
+func (e *KeyError) Error() string { return "the session is bound to another DPoP key, or to none" }
 
 // spend uses the proof up, and reports whether that is the end of it.
 func (q *RefreshRequest) spend(outcome *error) bool {

@@ -22,8 +22,6 @@ var (
 	ErrReused = &reusedError{}
 	// ErrInvalidScope: a scope was asked for that the session does not have (RFC 6749 §5.2 invalid_scope).
 	ErrInvalidScope = errors.New("invalid_scope: the session does not have that scope")
-	// ErrKey: the session is bound to another key than was proved, or to none.
-	ErrKey = errors.New("the session is bound to another DPoP key, or to none")
 	// ErrNotExchanged: the token that was shown cannot be exchanged for another (RFC 8693 §2.2.2).
 	ErrNotExchanged = errors.New("the token cannot be exchanged")
 	// ErrNoIssuer: this server issues no tokens.

@@ -197,6 +197,9 @@ func TestPOP02BoundSessions(t *testing.T) {
 	s.want(s.refresh(refresh), 400, "invalid_grant")
 	s.want(s.refreshWith(refresh, cid, "DPoP: "+other.proof("POST", endpoint, "")), 400, "invalid_grant")
 	s.want(s.refreshWith(refresh, cid, "DPoP: "+p.proof("GET", endpoint, "")), 400, "invalid_dpop_proof")
+	// The operator can see that somebody has the refresh token of a key that is not theirs.
+	s.waitLog(`"event":"proof_refused"`, `"error":"invalid_grant"`, `"subject"`, `"session":"`+in.str("session_id")+`"`)
+	s.waitLog(`"event":"proof_refused"`, `"error":"invalid_dpop_proof"`)
 	proof := "DPoP: " + p.proof("POST", endpoint, "")
 	b := s.want(s.refreshWith(refresh, cid, proof), 200, "")
 	if ids, _ := b.json["extended"].([]any); len(ids) != 1 || b.str("token_type") != "DPoP" {
