@@ -35,6 +35,7 @@ test-client: client/node_modules
 	./client/check-built
 
 test-browser: build test/browser/node_modules
+	cd client && npm run --silent build
 	cd test/browser && npm test
 
 test-oidc: build test/oidc/node_modules ## logins at a real OpenID provider

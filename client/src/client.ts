@@ -90,14 +90,14 @@ export class WsBouncer extends EventTarget {
   /** A newer token of the app is on its way. */
   #minting: Promise<string> | undefined;
 
-  constructor({ url, authPath = "/auth", getToken, fetch: fetcher, WebSocket: Native }: Options) {
+  constructor({ url, authPath = "/auth", getToken, dpop, fetch: fetcher, WebSocket: Native }: Options) {
     super();
     const server = new URL(url);
     this.url = server.origin;
     this.#base = server.origin + authPath;
     this.#getToken = getToken;
     this.#grace = getToken ? 70_000 : 10_000;
-    this.#call = caller(this.#base, fetcher ?? ((input, init) => fetch(input, init)));
+    this.#call = caller(this.#base, fetcher ?? ((input, init) => fetch(input, init)), dpop);
     if (!getToken) this.#tabs = new Tabs(`wsbouncer ${this.#base}`, (message) => this.#receive(message));
     const socket = `ws${server.protocol.slice(4)}//${server.host}`;
     this.#host = {

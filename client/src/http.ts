@@ -1,4 +1,5 @@
 import { WsBouncerError } from "./errors.ts";
+import type { Prover } from "./types.ts";
 
 /**
  * Milliseconds a call may take. A hung refresh holds up every tab; and less than
@@ -12,12 +13,12 @@ export type Call = <T>(path: string, body?: object, bearer?: string) => Promise<
  * Calls the HTTP API below `base`: POST with a body, else GET; JSON both ways.
  * Without a bearer token the cookies speak.
  */
-export function caller(base: string, fetcher: typeof fetch): Call {
+export function caller(base: string, fetcher: typeof fetch, dpop?: Prover): Call {
   return async <T>(path: string, body?: object, bearer?: string): Promise<T> => {
     let response: Response;
     let text: string;
     try {
-      response = await fetcher(base + path, {
+      const init: RequestInit = {
         method: body ? "POST" : "GET",
         headers: {
           accept: "application/json",
@@ -32,7 +33,8 @@ export function caller(base: string, fetcher: typeof fetch): Call {
         // preflight not every browser can.)
         keepalive: base.startsWith(`${globalThis.location?.origin}/`),
         signal: AbortSignal.timeout(timeout),
-      });
+      };
+      response = await (bearer && dpop ? dpop.fetch(bearer, base + path, init, fetcher) : fetcher(base + path, init));
       text = await response.text(); // may break off in the middle, too
     } catch (cause) {
       throw new WsBouncerError("network", `${base} cannot be reached`, 0, 0, { cause });

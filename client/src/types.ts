@@ -11,10 +11,17 @@ export interface Options {
    * return a newer one.
    */
   getToken?: (want: { fresh: boolean }) => string | Promise<string>;
+  /** Proves that the tokens of `getToken` are this browser's: a `DPoP` of `@wsbouncer/client/dpop`. */
+  dpop?: Prover;
   /** `fetch` when absent. */
   fetch?: typeof fetch;
   /** The WebSocket underneath; the global one when absent. */
   WebSocket?: typeof WebSocket;
+}
+
+/** What sends a request with a token and a proof of its key. */
+export interface Prover {
+  fetch(token: string | undefined, url: string, init?: RequestInit, fetcher?: typeof fetch): Promise<Response>;
 }
 
 /** A login, or the second half of one. */
