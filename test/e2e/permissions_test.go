@@ -372,3 +372,41 @@ func TestAZ07Examples(t *testing.T) {
 		})
 	}
 }
+
+// What an evaluation may cost is bounded, and so is what it holds others up.
+func TestAZ05CostlyMessages(t *testing.T) {
+	t.Parallel()
+	s, iss, up := permitted(t, `
+format: json
+action: /type
+from_client:
+  - {action: list, allow: 'msg.list.all(x, x > 0) && msg.list.exists(y, msg.list.exists(z, y + z == 0))'}
+  - {action: text, allow: 'msg.text.matches("(a|aa)+$")'}
+  - {action: typing}
+`)
+	token := bearer(iss.token())
+	costly, other := s.connect("/chat/x", token), s.connect("/chat/x", token)
+	big := `{"type":"list","list":[` + strings.Repeat("1,", 400_000) + `1]}`
+	const typing = `{"type":"typing"}`
+	for range 3 {
+		costly.text(big)
+		began := time.Now()
+		other.text(typing).receives(typing)
+		if d := time.Since(began); d > 5*time.Second {
+			t.Errorf("another waited %v", d)
+		}
+		costly.receives(deniedJSON)
+	}
+	text := `{"type":"text","text":"` + strings.Repeat("a", 50_000) + `b"}`
+	costly.text(text).receives(deniedJSON)
+	costly.text(typing).receives(typing)
+	if got := up.of(costly).dataOf(); !slices.Equal(got, []string{typing}) {
+		t.Errorf("the upstream received %d messages", len(got))
+	}
+	s.waitLog("a message is denied", "costs more than it may")
+
+	s.file("long.yaml", "issuer: {}\nroutes: [{path: /a, upstream: 'ws://127.0.0.1:9', allow: 'true"+strings.Repeat(" && true", 120_000)+"'}]\n")
+	if r := runTool(t, s.dir, "", "check", "--config", "long.yaml"); r.code != 1 || !strings.Contains(r.stderr, "has more than 8192 bytes") {
+		t.Errorf("an expression of 960 KB: %d %.300s", r.code, r.stderr)
+	}
+}
