@@ -21,8 +21,8 @@ func TestNothingIsAllocated(t *testing.T) {
 	values := make([][]byte, ps.Len())
 	for name, f := range map[string]func(){
 		"Lookup": func() { _ = ps.Lookup(doc, o, values) },
-		"Valid": func() { _ = jsonscan.Valid(doc, o) },
-		"Find":  func() { _, _, _ = jsonscan.Find(doc, o, "exp") },
+		"Valid":  func() { _ = jsonscan.Valid(doc, o) },
+		"Find":   func() { _, _, _ = jsonscan.Find(doc, o, "exp") },
 	} {
 		if n := testing.AllocsPerRun(100, f); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
