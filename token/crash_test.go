@@ -26,7 +26,7 @@ func crashOptions(path string) token.RingOptions {
 func TestRingCrashChild(t *testing.T) {
 	path := os.Getenv(crashPath)
 	if path == "" {
-		t.Skip("runs as a child of TestRingSurvivesKill")
+		return // it runs as a child of TestRingSurvivesKill
 	}
 	r, err := token.OpenRing(crashOptions(path))
 	if err != nil {
