@@ -7,12 +7,10 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
-	"math"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -357,12 +355,7 @@ func (a *authenticator) failed(ctx context.Context, id, why string) error {
 	}
 	answer := error(errInvalidClient)
 	if !ok || !okID {
-		seconds := max(1, int(math.Ceil(max(retry, retryID).Seconds())))
-		answer = &httpx.Problem{
-			Status: http.StatusTooManyRequests, Code: "login_throttled",
-			Detail: "Too many failures of client authentication. Wait, then try again.",
-			Header: http.Header{"Retry-After": {strconv.Itoa(seconds)}},
-		}
+		answer = tooMany("failures of client authentication", max(retry, retryID))
 		e.Type = audit.ClientThrottled
 		if report, _ := a.reports.Allow(struct{}{}, now); !report {
 			return answer

@@ -203,11 +203,7 @@ func accountProblem(err error) error {
 	case errors.Is(err, account.ErrNoFactors):
 		return noFactors
 	case errors.As(err, &throttled):
-		return &httpx.Problem{
-			Status: http.StatusTooManyRequests, Code: "login_throttled",
-			Detail: "Too many failed logins. Wait, then try again.",
-			Header: http.Header{"Retry-After": {strconv.Itoa(max(1, int(math.Ceil(throttled.RetryAfter.Seconds()))))}},
-		}
+		return tooMany(failedLogins, throttled.RetryAfter)
 	case errors.Is(err, account.ErrBusy):
 		return reason.Overloaded503.Because("Too many logins at once. Try again shortly.").After(1)
 	case errors.Is(err, account.ErrLoginFailed), errors.Is(err, session.ErrInactive):
@@ -216,6 +212,17 @@ func accountProblem(err error) error {
 		return &httpx.Problem{Status: http.StatusBadRequest, Code: "password_refused", Detail: rule.Detail}
 	}
 	return err
+}
+
+const failedLogins = "failed logins"
+
+// tooMany is the answer to more failures than are allowed, of what is named.
+func tooMany(of string, retry time.Duration) *httpx.Problem {
+	return &httpx.Problem{
+		Status: http.StatusTooManyRequests, Code: "login_throttled",
+		Detail: "Too many " + of + ". Wait, then try again.",
+		Header: http.Header{"Retry-After": {strconv.Itoa(max(1, int(math.Ceil(retry.Seconds()))))}},
+	}
 }
 
 // password is POST AuthPath/password: the current password is needed, and the

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"html/template"
-	"math"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -163,11 +161,7 @@ func (a *API) loginThrottled(w http.ResponseWriter, r *http.Request, retry time.
 			return err
 		}
 	}
-	return a.loginProblem(w, r, "", &httpx.Problem{
-		Status: http.StatusTooManyRequests, Code: "login_throttled",
-		Detail: "Too many failed logins. Wait, then try again.",
-		Header: http.Header{"Retry-After": {strconv.Itoa(max(1, int(math.Ceil(retry.Seconds()))))}},
-	})
+	return a.loginProblem(w, r, "", tooMany(failedLogins, retry))
 }
 
 // loginProblem shows a refusal to a person: a plain page, or JSON to those who

@@ -30,7 +30,7 @@ func (a *API) ticket(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := a.checkRoute(c.Token, in.Path); err != nil {
+	if err := a.checkRoute(r, c.Token, in.Path); err != nil {
 		return err
 	}
 	g, err := a.o.Sessions.Ticket(r.Context(), c.Token, in.Path, origin)
@@ -69,7 +69,7 @@ func (a *API) ticketOrigin(r *http.Request, named string) (string, error) {
 
 // checkRoute finds out what a handshake would refuse anyway, where a browser can
 // still read the reason.
-func (a *API) checkRoute(t *token.Token, path string) error {
+func (a *API) checkRoute(r *http.Request, t *token.Token, path string) error {
 	if path == "" {
 		return invalidRequest("path is needed.")
 	}
@@ -80,10 +80,9 @@ func (a *API) checkRoute(t *token.Token, path string) error {
 	if d.TokenFrom != nil && !slices.Contains(d.TokenFrom, "ticket") {
 		return reason.Forbidden.Because("This route takes no tickets.")
 	}
-	if missing := t.HasScopes(d.Scopes...); len(missing) > 0 {
-		return reason.InsufficientScope.Needs(strings.Join(missing, " "))
-	}
-	return d.CheckStrength(t)
+	d.Authorizer = nil // it judges the handshake, whose query and Origin are still to come
+	_, err := a.o.Bouncer.Permit(r, t, d)
+	return err
 }
 
 // extend is POST AuthPath/extend: the Bearer token is the newer one.

@@ -138,7 +138,7 @@ func TestTicketRefusals(t *testing.T) {
 	r.want(r.ticket(map[string]any{"path": "/chat/lobby", "origin": "null"}, access), 403, "origin_denied")
 	r.want(r.ticket(map[string]any{"path": "/chat/lobby", "origin": "https://other.example"}, access, origin(page)), 400, "invalid_request")
 	a := r.want(r.ticket(lobby, bearer(r.login("reader", "quiet otters read all night").str("access_token"))), 403, "insufficient_scope")
-	if got := a.header.Get("WWW-Authenticate"); got != `Bearer error="insufficient_scope", scope="chat:write"` {
+	if got := a.header.Get("WWW-Authenticate"); got != `Bearer error="insufficient_scope", scope="chat chat:write"` { // what the route needs, as the handshake says (RFC 6750 §3)
 		t.Errorf("challenge %q", got)
 	}
 	closed := newRig(t, setup{demand: wsbouncer.Demand{TokenFrom: []string{"header"}}})
